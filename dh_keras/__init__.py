@@ -1,0 +1,24 @@
+"""Double-Head R-CNN for TensorFlow and Keras 3 (Wu et al., CVPR 2020, arXiv 1904.06493).
+
+The public names are loaded when they are first used, so that a config or a dataset can be checked without TensorFlow.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_config": "dh_keras.config",
+    "build_detector": "dh_keras.builder",
+    "DoubleHeadRCNN": "dh_keras.model",
+    "Detector": "dh_keras.detector",
+    "export_saved_model": "dh_keras.export",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'dh_keras' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

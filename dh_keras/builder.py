@@ -1,0 +1,97 @@
+"""The only place where a config becomes objects."""
+
+import keras
+import tensorflow as tf
+
+from dh_keras.config import ModelConfig
+from dh_keras.constants import SIZE_DIVISOR
+from dh_keras.layers.conv_head import ConvHead
+from dh_keras.layers.fc_head import FCHead
+from dh_keras.layers.fpn import FPN
+from dh_keras.layers.pixel_normalization import PixelNormalization
+from dh_keras.layers.resnet import ResNet
+from dh_keras.layers.roi_align import RoIAlign
+from dh_keras.layers.rpn_head import RPNHead
+from dh_keras.model import DoubleHeadRCNN
+from dh_keras.variants import VARIANTS, HeadSpec
+
+
+def build_detector(config: ModelConfig, *, num_classes: int, seed: int = 0) -> DoubleHeadRCNN:
+    """Build a detector with all its variables, from random weights.
+
+    Args:
+        config: the `model` part of a validated config.
+        num_classes: K, without background.
+        seed: of the initial weights and of the sampling in training.
+
+    Returns:
+        A built `DoubleHeadRCNN`, not compiled.
+
+    Example:
+        >>> config = load_config()
+        >>> detector = build_detector(config.model, num_classes=3)
+        >>> detector.num_classes
+        3
+    """
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
+    keras.utils.set_random_seed(seed)
+    specs = VARIANTS[config.variant].heads
+    scales = {"fc": config.roi.fc_scale, "conv": config.roi.conv_scale}
+    detector = DoubleHeadRCNN(
+        variant=config.variant,
+        num_classes=num_classes,
+        geometry=config.geometry,
+        normalization=PixelNormalization(
+            channel_order=config.channel_order, mean=config.pixel_mean, std=config.pixel_std, name="normalization"
+        ),
+        backbone=ResNet(
+            depth=config.backbone.depth,
+            width=config.backbone.width,
+            stride_in_1x1=config.backbone.stride_in_1x1,
+            frozen_stages=config.backbone.frozen_stages,
+            norm=config.backbone.norm,
+            name="backbone",
+        ),
+        fpn=FPN(channels=config.fpn.channels, name="fpn"),
+        rpn_head=RPNHead(channels=config.fpn.channels, anchors_per_cell=len(config.rpn.anchor_ratios), name="rpn_head"),
+        roi_align={
+            kind: RoIAlign(
+                scale=scales[kind],
+                sampling_ratio=config.roi.sampling_ratio,
+                geometry=config.geometry,
+                name=f"{kind}_roi_align",
+            )
+            for kind in sorted({spec.kind for spec in specs})
+        },
+        heads={spec.name: _build_head(spec, config, num_classes) for spec in specs},
+        rpn=config.rpn,
+        roi=config.roi,
+        loss_weights=vars(config.loss_weights),
+        score_threshold=config.score_threshold,
+        nms_iou=config.nms_iou,
+        max_detections=config.max_detections,
+        seed=seed,
+        name="double_head_rcnn",
+    )
+    side = 2 * SIZE_DIVISOR
+    detector(
+        {"images": tf.zeros([1, side, side, 3], tf.uint8), "image_sizes": tf.constant([[side, side]])}, training=False
+    )
+    return detector
+
+
+def _build_head(spec: HeadSpec, config: ModelConfig, num_classes: int) -> keras.layers.Layer:
+    predictions = {"num_classes": num_classes, "classes": spec.classes, "boxes": spec.boxes, "name": spec.name}
+    if spec.kind == "fc":
+        return FCHead(channels=config.fc_head.channels, **predictions)
+    non_local = config.conv_head.non_local
+    return ConvHead(
+        channels=config.conv_head.channels,
+        blocks=config.conv_head.blocks,
+        norm=config.conv_head.norm,
+        non_local_channels=non_local.channels,
+        non_local_groups=non_local.groups,
+        non_local_mode=non_local.mode,
+        **predictions,
+    )

@@ -1,0 +1,509 @@
+"""The one configuration tree: dataclasses with defaults, merged and type-checked by OmegaConf, then validated.
+
+The defaults are the authors' 1x recipe for R-50-FPN (paper, section 5; DESIGN facts of the method). Files in
+`configs/` spell every key out. TensorFlow is not imported here, so a config can be checked anywhere.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dh_keras.constants import PYRAMID_LEVELS
+from dh_keras.errors import ConfigError
+from dh_keras.variants import VARIANTS
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "shapes_tiny.yaml"
+
+BACKBONE_DEPTHS = (18, 50, 101)
+BACKBONE_NORMS = ("frozen", "batch", "sync", "group")
+CONV_HEAD_NORMS = ("frozen", "batch", "sync", "group")
+GEOMETRIES = ("continuous", "legacy")
+NON_LOCAL_MODES = ("dot_product", "softmax")
+CHANNEL_ORDERS = ("rgb", "bgr")
+
+
+@dataclass
+class BackboneConfig:
+    """ResNet.
+
+    Args:
+        depth: 18, 50 or 101 layers.
+        width: channels of the stem; 64 is the standard network, smaller ones train on a CPU.
+        stride_in_1x1: stage stride in the first 1x1 convolution (authors, caffe) or in the 3x3 (torchvision).
+        frozen_stages: 0 trains everything; n freezes the stem and the first n stages (C2, C3, ...).
+        norm: "frozen" (fixed statistics, fixed scale and offset), "batch", "sync" (over replicas) or "group".
+        weights: initial weights: null (random), "imagenet", or the path of a torchvision-format .pth file.
+    """
+
+    depth: int = 50
+    width: int = 64
+    stride_in_1x1: bool = True
+    frozen_stages: int = 1
+    norm: str = "frozen"
+    weights: str | None = None
+
+
+@dataclass
+class FPNConfig:
+    """Feature pyramid.
+
+    Args:
+        channels: channels of P2..P6, of the RPN's convolution and of the RoI features.
+    """
+
+    channels: int = 256
+
+
+@dataclass
+class RPNConfig:
+    """Region proposal network: anchors, assignment, proposals, losses.
+
+    Args:
+        anchor_sizes: square root of the anchor area in pixels, one for each of P2..P6.
+        anchor_ratios: height / width of the anchors at each place.
+        positive_iou: an anchor with at least this IoU with a box is positive.
+        negative_iou: an anchor below this IoU with every box is negative; between the two it is ignored.
+        low_quality_iou: the best anchors of a box are positive too when they reach this IoU (0: whenever they touch it).
+        ignore_border: ignore anchors that cross the border of the unpadded image.
+        batch_size: sampled anchors per image.
+        positive_fraction: largest share of positives among them.
+        pre_nms_train: best-scored proposals kept per level before NMS, in training.
+        pre_nms_test: the same at inference.
+        post_nms_train: proposals kept per image, over all levels, in training.
+        post_nms_test: the same at inference.
+        nms_iou: a proposal that overlaps a better one of its level more than this is dropped.
+        box_loss_beta: where the smooth L1 box loss turns from quadratic to linear; 0 is plain L1.
+    """
+
+    anchor_sizes: list[float] = field(default_factory=lambda: [32.0, 64.0, 128.0, 256.0, 512.0])
+    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+    low_quality_iou: float = 0.0
+    ignore_border: bool = True
+    batch_size: int = 256
+    positive_fraction: float = 0.5
+    pre_nms_train: int = 2000
+    pre_nms_test: int = 1000
+    post_nms_train: int = 2000
+    post_nms_test: int = 1000
+    nms_iou: float = 0.7
+    box_loss_beta: float = 1.0 / 9.0
+
+
+@dataclass
+class RoIConfig:
+    """RoI sampling and pooling.
+
+    Args:
+        sampling_ratio: RoIAlign samples per bin and axis; 0 is adaptive, ceil(bin size in cells).
+        fc_scale: the RoI is scaled by this about its centre before it is pooled for an fc-head.
+        conv_scale: the same for a conv-head.
+        batch_size: sampled RoIs per image in training.
+        foreground_fraction: largest share of foreground among them.
+        foreground_iou: an RoI with at least this IoU with a box takes its class, the others are background.
+    """
+
+    sampling_ratio: int = 2
+    fc_scale: float = 1.0
+    conv_scale: float = 1.3
+    batch_size: int = 512
+    foreground_fraction: float = 0.25
+    foreground_iou: float = 0.5
+
+
+@dataclass
+class FCHeadConfig:
+    """Fully connected head.
+
+    Args:
+        channels: width of its two layers.
+    """
+
+    channels: int = 1024
+
+
+@dataclass
+class NonLocalConfig:
+    """Non-local block before every bottleneck of the conv-head.
+
+    Args:
+        channels: width of theta, phi and g; 0 builds no non-local blocks.
+        groups: attention groups; must divide channels.
+        mode: "dot_product" (divided by the number of positions) or "softmax".
+    """
+
+    channels: int = 0
+    groups: int = 4
+    mode: str = "dot_product"
+
+
+@dataclass
+class ConvHeadConfig:
+    """Convolution head.
+
+    Args:
+        channels: output channels of every block; the bottlenecks' inner width is a quarter of it.
+        blocks: number of (non-local, bottleneck) pairs after the residual up-block.
+        norm: normalisation of its convolutions: "batch", "sync", "group" or "frozen".
+        non_local: the attention blocks.
+    """
+
+    channels: int = 1024
+    blocks: int = 4
+    norm: str = "batch"
+    non_local: NonLocalConfig = field(default_factory=NonLocalConfig)
+
+
+@dataclass
+class LossWeightsConfig:
+    """Weights of the second-stage losses; null takes the published weight of the variant (0 where it has no such loss).
+
+    Args:
+        fc_class: weight of `fc_class_loss`.
+        fc_box: weight of `fc_box_loss`.
+        conv_class: weight of `conv_class_loss`.
+        conv_box: weight of `conv_box_loss`.
+    """
+
+    fc_class: float | None = None
+    fc_box: float | None = None
+    conv_class: float | None = None
+    conv_box: float | None = None
+
+
+@dataclass
+class ModelConfig:
+    """The detector.
+
+    Args:
+        variant: one of the paper's seven detectors, see `variants.py`.
+        geometry: "continuous", or "legacy" for the authors' inclusive pixel boxes.
+        channel_order: order in which the network sees the channels, "rgb" or "bgr".
+        pixel_mean: subtracted from 0..255 pixels, in channel_order.
+        pixel_std: the difference is divided by this, in channel_order.
+        backbone, fpn, rpn, roi, fc_head, conv_head, loss_weights: the parts.
+        score_threshold: detections must score more than this.
+        nms_iou: a detection that overlaps a better one of its class more than this is dropped.
+        max_detections: best detections kept per image.
+    """
+
+    variant: str = "double_head"
+    geometry: str = "continuous"
+    channel_order: str = "rgb"
+    pixel_mean: list[float] = field(default_factory=lambda: [123.675, 116.28, 103.53])
+    pixel_std: list[float] = field(default_factory=lambda: [58.395, 57.12, 57.375])
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    fpn: FPNConfig = field(default_factory=FPNConfig)
+    rpn: RPNConfig = field(default_factory=RPNConfig)
+    roi: RoIConfig = field(default_factory=RoIConfig)
+    fc_head: FCHeadConfig = field(default_factory=FCHeadConfig)
+    conv_head: ConvHeadConfig = field(default_factory=ConvHeadConfig)
+    loss_weights: LossWeightsConfig = field(default_factory=LossWeightsConfig)
+    score_threshold: float = 0.05
+    nms_iou: float = 0.5
+    max_detections: int = 100
+
+
+@dataclass
+class ShapesConfig:
+    """The generated dataset that is used when no annotations are given.
+
+    Args:
+        directory: where it is written, once; a dataset that is already there is used as it is.
+        train_images: number of training images.
+        val_images: number of validation images.
+        seed: same seed, same images.
+    """
+
+    directory: str = "data/shapes"
+    train_images: int = 400
+    val_images: int = 100
+    seed: int = 1
+
+
+@dataclass
+class DataConfig:
+    """Where images come from and how they are resized and batched.
+
+    Args:
+        train_annotations: COCO JSON of the training split; null (all four) uses the generated shapes dataset.
+        train_images: folder that its file names are relative to.
+        val_annotations: COCO JSON of the validation split.
+        val_images: folder that its file names are relative to.
+        min_size: the short side is resized to this many pixels ...
+        max_size: ... unless the long side would exceed this many.
+        flip_probability: chance of a horizontal flip in training.
+        batch_size: images per step over all replicas.
+        filter_empty: leave training images without a box out.
+        shapes: the generated dataset.
+    """
+
+    train_annotations: str | None = None
+    train_images: str | None = None
+    val_annotations: str | None = None
+    val_images: str | None = None
+    min_size: int = 800
+    max_size: int = 1333
+    flip_probability: float = 0.5
+    batch_size: int = 8
+    filter_empty: bool = False
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)
+
+
+@dataclass
+class TrainConfig:
+    """Optimisation.
+
+    Args:
+        epochs: passes over the training images; null when `steps` is given.
+        steps: optimiser steps; null when `epochs` is given.
+        drops: when the learning rate is multiplied by drop_factor, in the unit that is given (epochs or steps).
+        drop_factor: see drops.
+        lr: learning rate for a global batch of base_batch_size; scaled linearly with data.batch_size.
+        base_batch_size: see lr.
+        warmup_steps: steps of linear warm-up.
+        warmup_factor: share of the learning rate that the warm-up starts from.
+        momentum: of SGD.
+        l2: added to the gradient as l2 * weight, before momentum.
+        clip_norm: largest global norm of the gradients; 0 does not clip.
+        evaluate_every: epochs between evaluations on the validation images.
+        pictures: validation images drawn into the run folder.
+        seed: of the initial weights, the shuffling and the sampling.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    drops: list[int] = field(default_factory=list)
+    drop_factor: float = 0.1
+    lr: float = 0.01
+    base_batch_size: int = 8
+    warmup_steps: int = 500
+    warmup_factor: float = 1.0 / 3.0
+    momentum: float = 0.9
+    l2: float = 1e-4
+    clip_norm: float = 0.0
+    evaluate_every: int = 1
+    pictures: int = 8
+    seed: int = 0
+
+
+@dataclass
+class Config:
+    """The whole tree.
+
+    Args:
+        model: the detector.
+        data: images and batches.
+        train: optimisation.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a YAML file, apply `key=value` overrides, fill in defaults, resolve and validate.
+
+    Args:
+        path: a YAML file; None reads `configs/shapes_tiny.yaml`.
+        overrides: strings such as "train.lr=0.02" or "model.rpn.anchor_ratios=[0.5,1,2]".
+
+    Returns:
+        A complete `Config`; loss weights are numbers, never None.
+
+    Raises:
+        ConfigError: naming the key's path and what was expected.
+
+    Example:
+        >>> load_config(overrides=["model.variant=double_head_ext"]).model.loss_weights.conv_box
+        2.0
+    """
+    path = Path(path) if path is not None else DEFAULT_CONFIG
+    config = _merge(OmegaConf.structured(Config), _read_yaml(path), f"config {path}")
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"override {override!r}: expected key=value, such as train.lr=0.01")
+        try:
+            change = OmegaConf.from_dotlist([override])
+        except Exception as error:
+            raise ConfigError(f"override {override!r}: {_first_line(error)}") from error
+        config = _merge(config, change, f"override {override!r}")
+    config = OmegaConf.to_object(config)
+    _resolve_loss_weights(config.model)
+    validate_config(config)
+    return config
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write the complete tree as YAML; `load_config` of the file gives an equal tree."""
+    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"config {path}: no such file; the ready ones are in configs/")
+    try:
+        tree = OmegaConf.load(path)
+    except Exception as error:
+        raise ConfigError(f"config {path}: not valid YAML: {_first_line(error)}") from error
+    if not OmegaConf.is_dict(tree):
+        raise ConfigError(
+            f"config {path}: expected the keys model, data and train at the top, got {type(tree).__name__}"
+        )
+    return tree
+
+
+def _merge(base: Any, change: Any, source: str) -> Any:
+    try:
+        return OmegaConf.merge(base, change)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or ""
+        raise ConfigError(f"{source}: key {key}: {_explain(error, base, key)}") from error
+
+
+def _explain(error: OmegaConfBaseException, base: Any, key: str) -> str:
+    """Say what the key's place in the tree would have accepted."""
+    parent = key.rpartition(".")[0]
+    siblings = OmegaConf.select(base, parent) if parent else base
+    if OmegaConf.is_dict(siblings) and key.rpartition(".")[2] not in siblings:
+        return f"no such key; expected one of {', '.join(sorted(siblings))}"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _resolve_loss_weights(model: ModelConfig) -> None:
+    """Replace None by the published weight of the variant."""
+    if model.variant not in VARIANTS:
+        return  # validate_config refuses it by name
+    published = VARIANTS[model.variant].loss_weights
+    for weight in dataclasses.fields(model.loss_weights):
+        if getattr(model.loss_weights, weight.name) is None:
+            setattr(model.loss_weights, weight.name, published.get(weight.name, 0.0))
+
+
+def validate_config(config: Config) -> None:
+    """Refuse values that cannot work, alone or together.
+
+    Raises:
+        ConfigError: naming the key's path, what was expected, and what was given.
+    """
+    _validate_choices(config.model)
+    _validate_ranges(config)
+    _validate_combinations(config)
+
+
+def _require(condition: bool, key: str, expected: str, value: Any) -> None:
+    if not condition:
+        raise ConfigError(f"key {key}: expected {expected}, got {value!r}")
+
+
+def _validate_choices(model: ModelConfig) -> None:
+    choices = {
+        "variant": tuple(VARIANTS),
+        "geometry": GEOMETRIES,
+        "channel_order": CHANNEL_ORDERS,
+        "backbone.depth": BACKBONE_DEPTHS,
+        "backbone.norm": BACKBONE_NORMS,
+        "conv_head.norm": CONV_HEAD_NORMS,
+        "conv_head.non_local.mode": NON_LOCAL_MODES,
+    }
+    for key, allowed in choices.items():
+        value = _select(model, key)
+        _require(value in allowed, f"model.{key}", f"one of {', '.join(map(str, allowed))}", value)
+
+
+def _select(node: Any, key: str) -> Any:
+    for part in key.split("."):
+        node = getattr(node, part)
+    return node
+
+
+_POSITIVE = ["model.backbone.width", "model.fpn.channels", "model.fc_head.channels", "model.conv_head.channels", "model.max_detections", "model.rpn.batch_size", "model.rpn.pre_nms_train", "model.rpn.pre_nms_test", "model.rpn.post_nms_train", "model.rpn.post_nms_test", "model.roi.batch_size", "model.roi.fc_scale", "model.roi.conv_scale", "model.conv_head.non_local.groups", "data.min_size", "data.max_size", "data.batch_size", "data.shapes.train_images", "data.shapes.val_images", "train.lr", "train.base_batch_size", "train.evaluate_every"]
+_NOT_NEGATIVE = ["model.conv_head.blocks", "model.conv_head.non_local.channels", "model.roi.sampling_ratio", "model.rpn.box_loss_beta", "model.loss_weights.fc_class", "model.loss_weights.fc_box", "model.loss_weights.conv_class", "model.loss_weights.conv_box", "data.shapes.seed", "train.warmup_steps", "train.l2", "train.clip_norm", "train.pictures", "train.seed"]
+_FRACTIONS = ["model.rpn.positive_iou", "model.rpn.negative_iou", "model.rpn.low_quality_iou", "model.rpn.positive_fraction", "model.rpn.nms_iou", "model.roi.foreground_fraction", "model.roi.foreground_iou", "model.score_threshold", "model.nms_iou", "data.flip_probability", "train.drop_factor", "train.warmup_factor", "train.momentum"]
+
+
+def _validate_ranges(config: Config) -> None:
+    for key in _POSITIVE:
+        _require(_select(config, key) > 0, key, "a number above 0", _select(config, key))
+    for key in _NOT_NEGATIVE:
+        _require(_select(config, key) >= 0, key, "a number of at least 0", _select(config, key))
+    for key in _FRACTIONS:
+        _require(0 <= _select(config, key) <= 1, key, "a number from 0 to 1", _select(config, key))
+    model = config.model
+    _require(
+        0 <= model.backbone.frozen_stages <= 4, "model.backbone.frozen_stages", "0 to 4", model.backbone.frozen_stages
+    )
+    for key in ("pixel_mean", "pixel_std"):
+        _require(len(getattr(model, key)) == 3, f"model.{key}", "three numbers", getattr(model, key))
+    _require(all(s > 0 for s in model.pixel_std), "model.pixel_std", "numbers above 0", model.pixel_std)
+    sizes, ratios = model.rpn.anchor_sizes, model.rpn.anchor_ratios
+    _require(len(sizes) == len(PYRAMID_LEVELS), "model.rpn.anchor_sizes", "five sizes, for P2..P6", sizes)
+    _require(all(s > 0 for s in sizes), "model.rpn.anchor_sizes", "sizes above 0", sizes)
+    _require(
+        len(ratios) > 0 and all(r > 0 for r in ratios), "model.rpn.anchor_ratios", "at least one ratio above 0", ratios
+    )
+
+
+def _validate_combinations(config: Config) -> None:
+    model, data, train = config.model, config.data, config.train
+    rpn, non_local = model.rpn, model.conv_head.non_local
+    _require(
+        rpn.negative_iou <= rpn.positive_iou,
+        "model.rpn.negative_iou",
+        f"at most positive_iou ({rpn.positive_iou})",
+        rpn.negative_iou,
+    )
+    _require(
+        non_local.channels % non_local.groups == 0,
+        "model.conv_head.non_local.channels",
+        f"a multiple of groups ({non_local.groups})",
+        non_local.channels,
+    )
+    _require(model.conv_head.channels % 4 == 0, "model.conv_head.channels", "a multiple of 4", model.conv_head.channels)
+    for name, weight in vars(model.loss_weights).items():
+        exists = name in VARIANTS[model.variant].loss_weights
+        _require(
+            exists or weight == 0,
+            f"model.loss_weights.{name}",
+            f"0, as variant {model.variant} has no {name}_loss",
+            weight,
+        )
+    _require(data.min_size <= data.max_size, "data.max_size", f"at least min_size ({data.min_size})", data.max_size)
+    for split in ("train", "val"):
+        annotations, images = getattr(data, f"{split}_annotations"), getattr(data, f"{split}_images")
+        _require(
+            (annotations is None) == (images is None),
+            f"data.{split}_images",
+            f"data.{split}_annotations and it, or neither",
+            images,
+        )
+    _require(
+        data.train_annotations is not None or data.val_annotations is None,
+        "data.train_annotations",
+        "a COCO file, since data.val_annotations is given",
+        None,
+    )
+    _require(
+        (train.epochs is None) != (train.steps is None),
+        "train.epochs",
+        "it or train.steps, one of the two",
+        train.epochs,
+    )
+    length, unit = (train.epochs, "epochs") if train.steps is None else (train.steps, "steps")
+    _require(length > 0, f"train.{unit}", "a number above 0", length)
+    _require(
+        train.drops == sorted(set(train.drops)) and all(0 < drop <= length for drop in train.drops),
+        "train.drops",
+        f"rising numbers from 1 to train.{unit} ({length})",
+        train.drops,
+    )

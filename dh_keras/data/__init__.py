@@ -1,0 +1,1 @@
+"""COCO files, image decoding and the batches of training."""

@@ -1,0 +1,250 @@
+"""Batches for training and images for evaluation, as tf.data datasets.
+
+What is random is decided by a plan of image indices made in NumPy: a table with one row for each step. The same seed
+gives the same plan, and a run can go on from any row. Pixels are never held in a shuffle buffer.
+
+Letters: N images, B batch, G padded ground truth.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+
+from dh_keras.config import DataConfig
+from dh_keras.constants import SIZE_DIVISOR
+from dh_keras.data import transforms
+from dh_keras.data.coco import CocoDataset
+from dh_keras.errors import DataError
+
+# A box with a shorter side than this many pixels after resizing is no target: its deltas would be meaningless.
+MIN_BOX_SIDE = 1e-3
+
+
+def canvases(min_size: int, max_size: int) -> list[tuple[int, int]]:
+    """Return the few padded sizes of all batches: landscape, portrait and square, without duplicates.
+
+    Args:
+        min_size: pixels of the short side after resizing.
+        max_size: largest pixels of the long side after resizing.
+
+    Returns:
+        (height, width) pairs, multiples of `SIZE_DIVISOR`.
+
+    Example:
+        >>> canvases(800, 1333)
+        [(800, 1344), (1344, 800), (800, 800)]
+    """
+    short, long = (-(-size // SIZE_DIVISOR) * SIZE_DIVISOR for size in (min_size, max_size))
+    return list(dict.fromkeys([(short, long), (long, short), (short, short)]))
+
+
+def canvas_of(sizes: np.ndarray, *, min_size: int, max_size: int) -> np.ndarray:
+    """Choose the smallest canvas that holds each image after resizing.
+
+    Args:
+        sizes: int[N, 2], (height, width) of the images before resizing.
+        min_size: as for `canvases`.
+        max_size: as for `canvases`.
+
+    Returns:
+        int32[N], indices into `canvases(min_size, max_size)`.
+    """
+    sizes = np.asarray(sizes, np.float64).reshape(-1, 2)
+    scale = np.minimum(min_size / sizes.min(axis=1), max_size / sizes.max(axis=1))
+    # The float64 steps of transforms.resized_size.
+    resized = np.maximum(np.floor(sizes * scale[:, None] + 0.5).astype(np.int32), 1)
+    table = np.array(canvases(min_size, max_size))
+    holds = (resized[:, None] <= table).all(axis=2)
+    return np.where(holds, table.prod(axis=1), np.iinfo(np.int64).max).argmin(axis=1).astype(np.int32)
+
+
+def training_indices(dataset: CocoDataset, filter_empty: bool) -> np.ndarray:
+    """Return int32 indices of the images to train on.
+
+    Args:
+        dataset: the training split.
+        filter_empty: leave images without a box out.
+
+    Raises:
+        DataError: when no image has a box.
+    """
+    has_boxes = np.diff(dataset.box_offsets) > 0
+    if not has_boxes.any():
+        raise DataError(
+            f"annotations {dataset.annotations_path}: no box to train on in {len(dataset)} images "
+            f"({dataset.counts.get('crowd', 0)} crowd, {dataset.counts.get('degenerate', 0)} degenerate); "
+            "expected at least one, is this the right file?"
+        )
+    return np.flatnonzero(has_boxes | (not filter_empty)).astype(np.int32)
+
+
+def steps_per_epoch(canvas_index: np.ndarray, batch_size: int) -> int:
+    """Return the number of batches in which `plan_batches` shows every image at least once."""
+    return int(sum(-(-count // batch_size) for count in np.bincount(canvas_index)))
+
+
+def plan_batches(canvas_index: np.ndarray, *, batch_size: int, epochs: int, seed: int) -> np.ndarray:
+    """Decide which images make up each step, so that a batch has one canvas and an epoch has every image.
+
+    Epoch e depends on the seed and e only, not on how many epochs are planned. A canvas whose images do not fill
+    whole batches repeats some of them, other ones in every epoch.
+
+    Args:
+        canvas_index: int[N], canvas of each image, from `canvas_of`.
+        batch_size: images per step, over all replicas.
+        epochs: number of epochs to plan.
+        seed: same seed, same plan.
+
+    Returns:
+        int32[epochs * steps_per_epoch, batch_size], positions in canvas_index. For a subset of a dataset,
+        `indices[plan_batches(canvas_index[indices], ...)]` has indices into the dataset.
+    """
+    canvas_index = np.asarray(canvas_index)
+    plan = [np.empty((0, batch_size), np.int32)]
+    for epoch in range(epochs):
+        random = np.random.default_rng([seed, epoch])
+        order = random.permutation(len(canvas_index)).astype(np.int32)
+        batches = []
+        for canvas in np.unique(canvas_index):
+            group = order[canvas_index[order] == canvas]
+            filled = -(-len(group) // batch_size) * batch_size
+            batches.append(np.resize(group, filled).reshape(-1, batch_size))
+        plan.append(random.permutation(np.concatenate(batches)))
+    return np.concatenate(plan)
+
+
+def train_dataset(
+    dataset: CocoDataset,
+    data_config: DataConfig,
+    *,
+    plan: np.ndarray,
+    seed: int,
+    start_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> tf.data.Dataset:
+    """Read, resize, flip and batch the images of a plan.
+
+    Args:
+        dataset: the training split.
+        data_config: min_size, max_size and flip_probability are used; the batch size is that of the plan.
+        plan: int[steps, B], indices into the dataset.
+        seed: of the flips; a flip depends on the seed, the step and the position in the batch only.
+        start_step: first row of the plan to give; the stream is then the rest of the uninterrupted one.
+        shard: (worker, number of workers): give this worker's share of every batch.
+
+    Returns:
+        A finite dataset of dicts: images uint8[B, H, W, 3] padded to a canvas, image_sizes int32[B, 2] (height,
+        width) without the padding, gt_boxes float32[B, G, 4] y1 x1 y2 x2 in pixels of the resized image,
+        gt_classes int32[B, G], gt_valid bool[B, G], image_ids int64[B]. G is the largest number of boxes in the
+        batch, at least 1; rows that are not valid are zero.
+
+    Raises:
+        ValueError: if the batch cannot be divided among the workers.
+    """
+    worker, workers = shard
+    batch_size, uneven = divmod(plan.shape[1], workers)
+    if uneven or not 0 <= worker < workers:
+        raise ValueError(
+            f"shard: expected (worker, number of workers) dividing a batch of {plan.shape[1]}, got {shard}"
+        )
+    positions = np.arange(plan.shape[1])[worker * batch_size : (worker + 1) * batch_size]
+    rows = tf.data.Dataset.from_tensor_slices(np.asarray(plan[start_step:, positions], np.int32))
+    slots = rows.enumerate(start_step).flat_map(
+        lambda step, row: tf.data.Dataset.from_tensor_slices((tf.fill([batch_size], step), positions, row))
+    )
+    examples = slots.map(
+        _example_maker(dataset, data_config, seed), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    # Padding fills gt_boxes to G; all images of a row have one canvas already.
+    return _finish(examples.padded_batch(batch_size, drop_remainder=True))
+
+
+def image_dataset(dataset: CocoDataset, indices: Iterable[int]) -> tf.data.Dataset:
+    """Read images for evaluation.
+
+    Args:
+        dataset: the images.
+        indices: which of them, in the order they are given.
+
+    Returns:
+        A dataset of (int32[] index, uint8[h, w, 3] upright image in its original size).
+    """
+    read = _image_reader(dataset)
+    rows = tf.data.Dataset.from_tensor_slices(np.asarray(list(indices), np.int32))
+    return _finish(
+        rows.map(lambda index: (index, read(index)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    )
+
+
+def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _image_reader(dataset: CocoDataset):
+    """Return a graph function from an image index to its upright uint8[h, w, 3] pixels."""
+    paths = tf.constant(dataset.paths, tf.string)
+    orientations = tf.constant(dataset.orientations, tf.int32)
+    sizes = tf.constant(dataset.sizes, tf.int32)
+
+    def read(index: tf.Tensor) -> tf.Tensor:
+        image = transforms.decode_image(tf.io.read_file(paths[index]), orientations[index])
+        same = tf.debugging.assert_equal(tf.shape(image)[:2], sizes[index], "image size is not the annotated one")
+        with tf.control_dependencies([same]):
+            return tf.identity(image)
+
+    return read
+
+
+def _example_maker(dataset: CocoDataset, data_config: DataConfig, seed: int):
+    """Return a graph function from (step, position, image index) to one example of the training batch."""
+    limits = {"min_size": data_config.min_size, "max_size": data_config.max_size}
+    read = _image_reader(dataset)
+    canvas_table = tf.constant(canvases(**limits), tf.int32)
+    canvas_index = tf.constant(canvas_of(dataset.sizes, **limits), tf.int32)
+    image_ids = tf.constant(dataset.image_ids, tf.int64)
+    offsets = tf.constant(dataset.box_offsets, tf.int64)
+    boxes = tf.constant(dataset.boxes, tf.float32)
+    classes = tf.constant(dataset.classes, tf.int32)
+
+    def make(step: tf.Tensor, position: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        image = read(index)
+        old_size = tf.shape(image)[:2]
+        new_size = transforms.resized_size(old_size, **limits)
+        image = transforms.resize_image(image, new_size)
+        rows = slice(offsets[index], offsets[index + 1])
+        gt_boxes = _resize_boxes(boxes[rows], old_size, new_size)
+        draw = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), position)
+        image, gt_boxes = tf.cond(
+            tf.random.stateless_uniform([], draw, alg="philox") < data_config.flip_probability,
+            lambda: transforms.horizontal_flip(image, gt_boxes),
+            lambda: (image, gt_boxes),
+        )
+        gt_boxes, gt_classes, gt_valid = _mark_valid(gt_boxes, classes[rows])
+        return {
+            "images": transforms.pad_to(image, canvas_table[canvas_index[index]]),
+            "image_sizes": new_size,
+            "gt_boxes": gt_boxes,
+            "gt_classes": gt_classes,
+            "gt_valid": gt_valid,
+            "image_ids": image_ids[index],
+        }
+
+    return make
+
+
+def _resize_boxes(boxes: tf.Tensor, old_size: tf.Tensor, new_size: tf.Tensor) -> tf.Tensor:
+    """Scale boxes by what each side really became, rounding included; float32 must not push one over the border."""
+    limit = tf.tile(tf.cast(new_size, tf.float32), [2])
+    return tf.minimum(boxes * limit / tf.tile(tf.cast(old_size, tf.float32), [2]), limit)
+
+
+def _mark_valid(boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Zero the rows of vanished boxes, and give an image without boxes one row that is not valid."""
+    valid = tf.reduce_min(boxes[:, 2:] - boxes[:, :2], axis=1) >= MIN_BOX_SIDE
+    boxes, classes = tf.where(valid[:, None], boxes, 0.0), tf.where(valid, classes, 0)
+    missing = tf.cast(tf.shape(valid)[0] == 0, tf.int32)
+    return tf.pad(boxes, [[0, missing], [0, 0]]), tf.pad(classes, [[0, missing]]), tf.pad(valid, [[0, missing]])

@@ -1,0 +1,275 @@
+"""The five-line interface: load a run folder or a SavedModel, give it a photograph, get boxes with names."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dh_keras.builder import build_detector
+from dh_keras.data.coco import Category, CocoDataset
+from dh_keras.data.pipeline import image_dataset
+from dh_keras.data.transforms import decode_image
+from dh_keras.errors import DataError
+from dh_keras.evaluation import ImageDetections
+from dh_keras.export import HEAD_COMBINATIONS, LABELS_FILE, ServingModule
+from dh_keras.run_folder import is_run_folder, open_run, read_classes
+from dh_keras.training.state import load_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Detections of one image, best first.
+
+    Args:
+        boxes: float32 [D, 4], (y1, x1, y2, x2) in pixels of the upright image.
+        scores: float32 [D] in 0..1.
+        category_ids: int32 [D], ids of the dataset the detector was trained on.
+        categories: D names.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    category_ids: np.ndarray
+    categories: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of detections."""
+        return len(self.scores)
+
+    def above(self, score: float) -> "Result":
+        """Only the detections that score more than `score`."""
+        keep = np.flatnonzero(self.scores > score)
+        names = tuple(self.categories[index] for index in keep)
+        return Result(self.boxes[keep], self.scores[keep], self.category_ids[keep], names)
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """Ready for JSON: box [y1, x1, y2, x2], score, category_id, category."""
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.category_ids.tolist(), self.categories, strict=True)
+        return [{"box": box, "score": score, "category_id": id_, "category": name} for box, score, id_, name in rows]
+
+
+class Detector:
+    """A loaded detector; make one with `Detector.load`.
+
+    Example:
+        >>> detector = Detector.load("runs/cells")
+        >>> for detection in detector("photo.jpg").above(0.5).as_dicts():
+        ...     print(detection["category"], detection["score"], detection["box"])
+    """
+
+    def __init__(
+        self,
+        serve_bytes: Callable[..., dict[str, tf.Tensor]],
+        serve_images: Callable[..., dict[str, tf.Tensor]],
+        categories: Sequence[Category],
+        serving: ServingModule | None = None,
+        loaded: Any = None,
+    ):
+        self._serve_bytes = serve_bytes
+        self._serve_images = serve_images
+        self.categories = tuple(categories)
+        self.serving = serving
+        self._loaded = loaded  # a SavedModel's functions need the object they were loaded with
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Detector":
+        """Load a run folder (its best weights) or a SavedModel folder.
+
+        Args:
+            path: the folder.
+            overrides: `key=value` changes to a run's config, such as "model.score_threshold=0.3".
+
+        Raises:
+            DataError: when the folder is neither, or its weights do not fit its config.
+        """
+        path = Path(path)
+        if is_run_folder(path):
+            return cls._load_run(path, overrides)
+        if (path / "saved_model.pb").is_file():
+            return cls._load_saved_model(path, overrides)
+        if not path.exists():
+            raise DataError(f"{path}: no such folder; expected a run folder or a SavedModel")
+        versions = (
+            sorted(child.name for child in path.iterdir() if (child / "saved_model.pb").is_file())
+            if path.is_dir()
+            else []
+        )
+        hint = f"; did you mean {path / versions[-1]}?" if versions else ""
+        raise DataError(
+            f"{path}: neither a run folder (config.yaml, classes.json) nor a SavedModel (saved_model.pb){hint}"
+        )
+
+    @classmethod
+    def _load_run(cls, path: Path, overrides: Sequence[str]) -> "Detector":
+        run = open_run(path, overrides)
+        model = build_detector(run.config.model, num_classes=len(run.categories))
+        load_weights(model, run.weights)
+        return cls.from_model(
+            model, run.categories, min_size=run.config.data.min_size, max_size=run.config.data.max_size
+        )
+
+    @classmethod
+    def _load_saved_model(cls, path: Path, overrides: Sequence[str]) -> "Detector":
+        if overrides:
+            raise DataError(f"{path}: a SavedModel is fixed and takes no overrides, got {' '.join(overrides)}")
+        try:
+            loaded = tf.saved_model.load(str(path))
+            signatures = loaded.signatures
+            default, image = signatures["serving_default"], signatures["serve_image"]
+        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+            raise DataError(
+                f"{path}: not a SavedModel that this package exported: {str(error).splitlines()[0]}"
+            ) from error
+        categories = read_classes(path / "assets" / LABELS_FILE)
+        return cls(
+            lambda image_bytes: default(image_bytes=image_bytes),
+            lambda images: image(images=images),
+            categories,
+            loaded=loaded,
+        )
+
+    @classmethod
+    def from_model(cls, model: Any, categories: Sequence[Category], *, min_size: int, max_size: int) -> "Detector":
+        """Wrap a built `DoubleHeadRCNN`; sizes as in `DataConfig`."""
+        serving = ServingModule(model, categories, min_size=min_size, max_size=max_size)
+        return cls(serving.serve_bytes, serving.serve_images, categories, serving=serving)
+
+    @property
+    def has_all_outputs(self) -> bool:
+        """Whether both heads predict both classes and boxes, and the model's inner outputs are at hand."""
+        if self.serving is None:
+            return False
+        return all(spec.classes and spec.boxes for spec in self.serving.detector.variant.heads) and (
+            len(self.serving.detector.variant.heads) == 2
+        )
+
+    def __call__(self, image: str | Path | bytes | np.ndarray) -> Result:
+        """Detect in one image.
+
+        Args:
+            image: path of a JPEG or PNG file, its bytes, or decoded RGB pixels uint8 [H, W, 3].
+
+        Raises:
+            DataError: naming the file, when it is missing or cannot be decoded.
+            ValueError: for an array of another shape or dtype.
+        """
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+                raise ValueError(f"`image` must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+            return _results(self._serve_images(tf.constant(image[None])))[0]
+        data = image if isinstance(image, bytes) else read_image_file(image)
+        try:
+            return _results(self._serve_bytes(tf.constant([data])))[0]
+        except tf.errors.InvalidArgumentError as error:
+            name = "image bytes" if isinstance(image, bytes) else str(image)
+            raise DataError(undecodable(name, error)) from error
+
+    def detect_images(self, images: np.ndarray) -> list[Result]:
+        """Detect in decoded RGB images uint8 [B, H, W, 3] of one size."""
+        return _results(self._serve_images(tf.constant(images)))
+
+    def detect_images_by_head(self, images: np.ndarray) -> dict[str, list[Result]]:
+        """The same for every combination of the heads; needs `has_all_outputs`."""
+        return {name: _results(raw) for name, raw in self.serving.detect_by_head(tf.constant(images)).items()}
+
+    def detect_dataset(
+        self,
+        dataset: CocoDataset,
+        *,
+        batch_size: int = 1,
+        by_head: bool = False,
+        on_images: Callable[[int], Any] | None = None,
+    ) -> dict[str, list[ImageDetections]]:
+        """Detect in every image of a dataset.
+
+        Args:
+            dataset: its images are read upright, in the frame of their annotations.
+            batch_size: images of equal size that go through the network together.
+            by_head: also return every combination of the heads.
+            on_images: called with the number of images done, for a progress bar.
+
+        Returns:
+            "detections", and with by_head the names of `HEAD_COMBINATIONS`: one entry per image, in dataset order.
+        """
+        class_of = {category.id: index for index, category in enumerate(self.categories)}
+        found: dict[str, dict[int, ImageDetections]] = {}
+        for indices, images in _equal_size_batches(dataset, batch_size):
+            results = self.detect_images_by_head(images) if by_head else {"detections": self.detect_images(images)}
+            if by_head:
+                variant = self.serving.detector.variant
+                results["detections"] = results[_combination_name(variant.score_from, variant.boxes_from)]
+            for name, of_batch in results.items():
+                for index, result in zip(indices, of_batch, strict=True):
+                    classes = np.array([class_of[id_] for id_ in result.category_ids.tolist()], np.int32)
+                    image_id = int(dataset.image_ids[index])
+                    entry = ImageDetections(image_id, result.boxes, result.scores, classes)
+                    found.setdefault(name, {})[index] = entry
+            if on_images:
+                on_images(len(indices))
+        return {name: [entries[index] for index in range(len(dataset))] for name, entries in found.items()}
+
+
+def _combination_name(score_from: str, boxes_from: str) -> str:
+    return next(name for name, sources in HEAD_COMBINATIONS.items() if sources == (score_from, boxes_from))
+
+
+def _equal_size_batches(dataset: CocoDataset, batch_size: int) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Batches of images that have one size, so that no image's padding depends on its neighbours."""
+    order = sorted(range(len(dataset)), key=lambda index: (*dataset.sizes[index].tolist(), index))
+    indices: list[int] = []
+    images: list[np.ndarray] = []
+    for index, image in image_dataset(dataset, order).as_numpy_iterator():
+        if images and (len(images) == batch_size or image.shape != images[0].shape):
+            yield indices, np.stack(images)
+            indices, images = [], []
+        indices.append(int(index))
+        images.append(image)
+    if images:
+        yield indices, np.stack(images)
+
+
+def _results(raw: dict[str, tf.Tensor]) -> list[Result]:
+    """Cut the padding off and leave TensorFlow."""
+    arrays = {name: tensor.numpy() for name, tensor in raw.items()}
+    results = []
+    for row, count in enumerate(arrays["num_detections"].tolist()):
+        names = tuple(name.decode() for name in arrays["detection_class_names"][row, :count].tolist())
+        boxes, scores = arrays["detection_boxes"][row, :count], arrays["detection_scores"][row, :count]
+        results.append(Result(boxes, scores, arrays["detection_classes"][row, :count], names))
+    return results
+
+
+def read_image_file(path: str | Path) -> bytes:
+    """Read a file's bytes.
+
+    Raises:
+        DataError: naming the file, when it cannot be read or is empty.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not data:
+        raise DataError(f"{path}: the file is empty; expected a JPEG or PNG image")
+    return data
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode a file to upright RGB pixels uint8 [H, W, 3].
+
+    Raises:
+        DataError: naming the file, when it cannot be read or decoded.
+    """
+    try:
+        return decode_image(tf.constant(read_image_file(path))).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise DataError(undecodable(str(path), error)) from error
+
+
+def undecodable(name: str, error: Exception) -> str:
+    """One line for an image that TensorFlow could not decode."""
+    text = getattr(error, "message", str(error)).strip()
+    return f"{name}: not a readable JPEG or PNG image, it may be cut off: {text.splitlines()[0][:160]}"

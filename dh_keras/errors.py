@@ -1,0 +1,17 @@
+"""The error a user can mend: one line that names the file or key, what was expected, and what to do."""
+
+
+class UserError(ValueError):
+    """Bad input from the person at the keyboard; scripts print its one line and exit with status 1."""
+
+
+class ConfigError(UserError):
+    """A config key that does not exist, has the wrong type, or cannot be combined with another."""
+
+
+class DataError(UserError):
+    """An image, annotation or run file that is missing, unreadable or inconsistent."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on; the last good checkpoint is untouched."""

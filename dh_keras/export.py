@@ -1,0 +1,204 @@
+"""The served model: preprocessing, detector and postprocessing as one graph, and its SavedModel.
+
+Run folders and SavedModels are used through the same functions, so they give the same detections.
+Letters: B batch, D detections, H W C.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from dh_keras.constants import SIZE_DIVISOR
+from dh_keras.data import transforms
+from dh_keras.data.coco import Category
+from dh_keras.detections import Detections
+from dh_keras.errors import DataError
+from dh_keras.model import DoubleHeadRCNN
+from dh_keras.run_folder import write_classes
+
+SIGNATURE_FILE = "signature.json"
+LABELS_FILE = "labels.json"
+
+# Name of each combination of the heads: where the score and the box come from (paper, table 6).
+HEAD_COMBINATIONS = {
+    "fc/fc": ("fc", "fc"),
+    "conv/conv": ("conv", "conv"),
+    "fc/conv": ("fc", "conv"),
+    "fused/conv": ("fused", "conv"),
+}
+
+
+class ServingModule(tf.Module):
+    """Encoded or decoded images in, detections in original-image pixels out.
+
+    Args:
+        detector: a built detector.
+        categories: class index k is categories[k].
+        min_size: the short side is resized to this many pixels ...
+        max_size: ... unless the long side would exceed this many.
+    """
+
+    def __init__(
+        self, detector: DoubleHeadRCNN, categories: Sequence[Category], *, min_size: int, max_size: int
+    ) -> None:
+        super().__init__(name="serving")
+        # Only the variables are part of the module: a SavedModel must not need Keras to be loaded.
+        self.weights = [variable.value for variable in detector.variables]
+        self._get_detector = lambda: detector
+        self._limits = {"min_size": min_size, "max_size": max_size}
+        self._category_ids = tuple(category.id for category in categories)
+        self._category_names = tuple(category.name for category in categories)
+
+    @property
+    def detector(self) -> DoubleHeadRCNN:
+        """The detector that is served."""
+        return self._get_detector()
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """Class index k is categories[k]."""
+        return tuple(Category(*row) for row in zip(self._category_ids, self._category_names, strict=True))
+
+    def describe(self) -> dict:
+        """What a client must know, ready for JSON."""
+        return {
+            "signatures": {
+                "serving_default": "image_bytes: string [B]",
+                "serve_image": "images: uint8 [B, H, W, 3] RGB",
+            },
+            "boxes": "[y1, x1, y2, x2] in pixels of the upright original image",
+            "orientation": "serving_default applies the EXIF orientation",
+            "score_threshold": self.detector.score_threshold,
+            "nms_iou": self.detector.nms_iou,
+            "max_detections": self.detector.max_detections,
+            "min_size": self._limits["min_size"],
+            "max_size": self._limits["max_size"],
+            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Detect in files.
+
+        Args:
+            image_bytes: string [B], JPEG or PNG files of any sizes; an EXIF orientation is applied.
+
+        Returns:
+            detection_boxes float32 [B, D, 4], (y1, x1, y2, x2) in pixels of the upright original image;
+            detection_scores float32 [B, D]; detection_classes int32 [B, D], category ids; detection_class_names string
+            [B, D]; num_detections int32 [B]. Rows after num_detections are 0 and "".
+        """
+        images, resized_sizes, original_sizes = self._prepare(image_bytes, transforms.decode_image)
+        return self._detect(images, resized_sizes, original_sizes)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Detect in decoded RGB images uint8 [B, H, W, 3] of one size; returns what `serve_bytes` does."""
+        prepared, resized_sizes, original_sizes = self._prepare(images, tf.identity)
+        return self._detect(prepared, resized_sizes, original_sizes)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    def detect_by_head(self, images: tf.Tensor) -> dict[str, dict[str, tf.Tensor]]:
+        """Detections of every combination of the heads from one pass, by the names of `HEAD_COMBINATIONS`."""
+        prepared, resized_sizes, original_sizes = self._prepare(images, tf.identity)
+        outputs = self.detector({"images": prepared, "image_sizes": resized_sizes})
+        return {
+            name: self._describe(
+                self.detector.detect(outputs, resized_sizes, score_from=score_from, boxes_from=boxes_from),
+                resized_sizes,
+                original_sizes,
+            )
+            for name, (score_from, boxes_from) in HEAD_COMBINATIONS.items()
+        }
+
+    def _prepare(self, inputs: tf.Tensor, to_image) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Resized images on a common canvas uint8 [B, H, W, 3], their sizes and the original sizes, int32 [B, 2]."""
+        side = -(-self._limits["max_size"] // SIZE_DIVISOR) * SIZE_DIVISOR
+
+        def prepare(one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            image = to_image(one)
+            size = tf.shape(image)[:2]
+            resized_size = transforms.resized_size(size, **self._limits)
+            resized = transforms.resize_image(image, resized_size)
+            return transforms.pad_to(resized, tf.constant([side, side])), resized_size, size
+
+        images, resized_sizes, sizes = tf.map_fn(
+            prepare,
+            inputs,
+            fn_output_signature=(
+                tf.TensorSpec([side, side, 3], tf.uint8),
+                tf.TensorSpec([2], tf.int32),
+                tf.TensorSpec([2], tf.int32),
+            ),
+        )
+        needed = -(-tf.reduce_max(resized_sizes, axis=0) // SIZE_DIVISOR) * SIZE_DIVISOR
+        return images[:, : needed[0], : needed[1], :], resized_sizes, sizes
+
+    def _detect(self, images: tf.Tensor, resized_sizes: tf.Tensor, original_sizes: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = self.detector({"images": images, "image_sizes": resized_sizes})
+        return self._describe(self.detector.detect(outputs, resized_sizes), resized_sizes, original_sizes)
+
+    def _describe(
+        self, detections: Detections, resized_sizes: tf.Tensor, original_sizes: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Map boxes to the original images and classes to ids and names."""
+        scale = tf.cast(original_sizes, tf.float32) / tf.cast(resized_sizes, tf.float32)
+        valid = tf.sequence_mask(detections.num_detections, tf.shape(detections.scores)[1])
+        boxes = detections.boxes * tf.concat([scale, scale], axis=1)[:, None, :]
+        limits = tf.cast(tf.concat([original_sizes, original_sizes], axis=1), tf.float32)[:, None, :]
+        ids = tf.gather(tf.constant(self._category_ids, tf.int32), detections.classes)
+        names = tf.gather(tf.constant(self._category_names), detections.classes)
+        return {
+            "detection_boxes": tf.minimum(boxes, limits),
+            "detection_scores": detections.scores,
+            "detection_classes": tf.where(valid, ids, 0),
+            "detection_class_names": tf.where(valid, names, ""),
+            "num_detections": detections.num_detections,
+        }
+
+
+def export_saved_model(module: ServingModule, output: str | Path) -> Path:
+    """Write a SavedModel with the signatures `serving_default` (image_bytes) and `serve_image` (images).
+
+    It holds stock TensorFlow operations only and is loaded by `tf.saved_model.load` without this package or Keras. It is
+    written beside its place and moved there when it is complete.
+
+    Args:
+        module: what to serve.
+        output: the versioned folder, such as models/cells/1; must not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: when the folder exists; nothing in it is touched.
+
+    Example:
+        >>> export_saved_model(Detector.load("runs/cells").serving, "models/cells/1")
+    """
+    output = Path(output)
+    if output.exists():
+        raise DataError(f"{output}: exists already and is not overwritten; choose the next version number")
+    if not output.name.isdigit():
+        raise DataError(f"{output}: TensorFlow Serving wants a numbered folder; use {output / '1'}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    try:
+        signatures = {
+            "serving_default": module.serve_bytes.get_concrete_function(),
+            "serve_image": module.serve_images.get_concrete_function(),
+        }
+        tf.saved_model.save(module, str(partial), signatures=signatures)
+        assets = partial / "assets"
+        assets.mkdir(exist_ok=True)
+        write_classes(assets / LABELS_FILE, module.categories)
+        (assets / SIGNATURE_FILE).write_text(json.dumps(module.describe(), indent=1), encoding="utf-8")
+        os.replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output

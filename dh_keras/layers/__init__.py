@@ -1,0 +1,1 @@
+"""Keras layers of the detector: keyword-only explicit arguments, channels last, serialisable."""

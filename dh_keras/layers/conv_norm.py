@@ -1,0 +1,67 @@
+"""Convolution, normalisation and optional ReLU: the brick of the backbone and of the conv-head."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from dh_keras.layers.normalization import make_norm
+
+
+@keras.saving.register_keras_serializable(package="dh_keras")
+class ConvNorm(keras.layers.Layer):
+    """Convolution without bias, padded by kernel_size // 2 on every side as in PyTorch, then a normalisation.
+
+    TensorFlow's "SAME" would pad a strided convolution at the bottom and right only.
+
+    Args:
+        filters: output channels.
+        kernel_size: height and width of the kernel, odd.
+        stride: stride along both axes.
+        norm: see `make_norm`.
+        relu: whether a ReLU follows.
+    """
+
+    def __init__(self, *, filters: int, kernel_size: int, stride: int = 1, norm: str, relu: bool, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.norm_kind = norm
+        self.relu = relu
+        self.conv = keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            strides=stride,
+            padding="same" if stride == 1 else "valid",
+            use_bias=False,
+            kernel_initializer=keras.initializers.VarianceScaling(
+                2.0, mode="fan_out", distribution="untruncated_normal"
+            ),
+            name="conv",
+        )
+        self.norm = make_norm(norm, filters, name="norm")
+
+    def build(self, input_shape: tuple) -> None:
+        """Create the kernel and the normalisation's vectors."""
+        self.conv.build(input_shape)
+        self.norm.build((*input_shape[:-1], self.filters))
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Float [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
+        padding = self.kernel_size // 2
+        if self.stride > 1 and padding:
+            inputs = tf.pad(inputs, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+        outputs = self.norm(self.conv(inputs), training=training)
+        return tf.nn.relu(outputs) if self.relu else outputs
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "norm": self.norm_kind,
+            "relu": self.relu,
+        }

@@ -1,0 +1,58 @@
+"""The four kinds of normalisation that a convolution can be followed by."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from dh_keras.constants import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, GROUP_NORM_GROUPS
+
+
+@keras.saving.register_keras_serializable(package="dh_keras")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation over [N, H, W, C] through TensorFlow's fused kernel.
+
+    The same values as `keras.layers.BatchNormalization`, in less than half the time on a CPU, except that the moving
+    variance takes the unbiased batch variance, as PyTorch's does. A layer with `trainable=False` uses its moving
+    statistics even when `training=True`.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Normalise float [N, H, W, C]; same shape and dtype."""
+        use_batch = bool(training) and self.trainable
+        moving_mean, moving_variance = self.moving_mean.value, self.moving_variance.value
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs,
+            tf.cast(self.gamma.value, tf.float32),
+            tf.cast(self.beta.value, tf.float32),
+            mean=None if use_batch else moving_mean,
+            variance=None if use_batch else moving_variance,
+            epsilon=self.epsilon,
+            is_training=use_batch,
+        )
+        if use_batch:
+            self.moving_mean.assign(moving_mean * self.momentum + mean * (1.0 - self.momentum))
+            self.moving_variance.assign(moving_variance * self.momentum + variance * (1.0 - self.momentum))
+        return outputs
+
+
+def make_norm(norm: str, channels: int, *, name: str = "norm") -> keras.layers.Layer:
+    """Build the normalisation that follows a convolution.
+
+    Args:
+        norm: "batch"; "frozen", batch norm whose four vectors never change; "sync", batch norm with statistics over
+            all replicas; or "group", 32 groups (or the largest divisor of both 32 and channels).
+        channels: number of channels.
+        name: name of the layer.
+    """
+    settings = {"momentum": BATCH_NORM_MOMENTUM, "epsilon": BATCH_NORM_EPSILON, "name": name}
+    if norm == "batch":
+        return FusedBatchNormalization(**settings)
+    if norm == "frozen":
+        return FusedBatchNormalization(trainable=False, **settings)
+    if norm == "sync":
+        return keras.layers.BatchNormalization(synchronized=True, **settings)
+    if norm == "group":
+        groups = math.gcd(GROUP_NORM_GROUPS, channels)
+        return keras.layers.GroupNormalization(groups=groups, epsilon=BATCH_NORM_EPSILON, name=name)
+    raise ValueError(f"`norm` must be batch, frozen, sync or group, got {norm!r}")

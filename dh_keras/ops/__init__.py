@@ -1,0 +1,1 @@
+"""Pure tensor functions of the detector: no variables, no configuration, no logging."""

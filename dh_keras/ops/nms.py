@@ -1,0 +1,51 @@
+"""Greedy non-maximum suppression with outputs of fixed size."""
+
+import tensorflow as tf
+
+
+def nms(
+    boxes: tf.Tensor, scores: tf.Tensor, *, max_output: int | tf.Tensor, iou_threshold: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Keep the best box, drop those that overlap it by more than the threshold, and so on.
+
+    Args:
+        boxes: float32 [N, 4], pixels.
+        scores: float32 [N]; -inf marks candidates that must never be kept.
+        max_output: number of rows of the result.
+        iou_threshold: boxes with a larger IoU than this with a kept one are dropped.
+
+    Returns:
+        indices int32 [max_output] into N, best score first, and valid bool [max_output]; indices of invalid rows are 0.
+    """
+    # V4 has CPU and GPU kernels and pads its output; its siblings lack one or the other.
+    indices, count = tf.raw_ops.NonMaxSuppressionV4(
+        boxes=boxes,
+        scores=scores,
+        max_output_size=max_output,
+        iou_threshold=iou_threshold,
+        score_threshold=float("-inf"),
+        pad_to_max_output_size=True,
+    )
+    return indices, tf.range(max_output) < count
+
+
+def class_aware_nms(
+    boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, *, max_output: int | tf.Tensor, iou_threshold: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`nms` in which only boxes of the same group suppress each other.
+
+    Groups are moved apart by more than the extent of all boxes, so that one pass serves them all.
+
+    Args:
+        boxes: float32 [N, 4], pixels.
+        scores: float32 [N].
+        groups: int32 [N], class (or pyramid level) of each box, 0 or more.
+        max_output, iou_threshold: see `nms`.
+
+    Returns:
+        See `nms`.
+    """
+    # reduce_max of nothing is -inf; a leading zero keeps the offset finite for N = 0.
+    extent = tf.reduce_max(tf.concat([[0.0], tf.reshape(tf.abs(boxes), [-1])], axis=0)) + 1.0
+    offsets = tf.cast(groups, boxes.dtype)[:, None] * (2.0 * extent)
+    return nms(boxes + offsets, scores, max_output=max_output, iou_threshold=iou_threshold)

@@ -1,0 +1,47 @@
+"""Seeded sampling of a fixed number of anchors or RoIs per image.
+
+Every image has its own seed, so what is sampled from it does not depend on its place in a batch or on the replica.
+"""
+
+import tensorflow as tf
+
+
+def image_seeds(seed: int, step: tf.Tensor, image_ids: tf.Tensor) -> tf.Tensor:
+    """Stateless seeds [B, 2] from the run's seed, the step and the images' ids (int64 [B])."""
+    step = tf.cast(step, tf.int64)
+    return tf.stack([tf.fill(tf.shape(image_ids), tf.constant(seed, tf.int64) * 1_000_003 + step), image_ids], axis=1)
+
+
+def sample_balanced(
+    foreground: tf.Tensor, background: tf.Tensor, seeds: tf.Tensor, *, size: int, foreground_fraction: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Draw candidates uniformly without replacement: foreground up to its share, then background.
+
+    Args:
+        foreground: bool [B, N].
+        background: bool [B, N]; never True where foreground is.
+        seeds: int64 [B, 2], one per image.
+        size: number to draw per image.
+        foreground_fraction: at most this share of size is foreground.
+
+    Returns:
+        indices int32 [B, S], foreground first, S = min(size, N); is_foreground bool [B, S]; valid bool [B, S]. Fewer
+        candidates than S leave invalid entries at the end of a row.
+    """
+    count = tf.shape(foreground)[1]
+    noise = tf.map_fn(
+        lambda seed: tf.random.stateless_uniform([count], seed),
+        seeds,
+        fn_output_signature=tf.TensorSpec([None], tf.float32),
+    )
+    drawn = tf.minimum(size, count)
+    max_foreground = tf.minimum(int(size * foreground_fraction + 1e-6), drawn)
+    foreground_noise, foreground_indices = tf.math.top_k(tf.where(foreground, noise, -1.0), k=max_foreground)
+    background_noise, background_indices = tf.math.top_k(tf.where(background, noise, -1.0), k=drawn)
+    indices = tf.concat([foreground_indices, background_indices], axis=1)
+    valid = tf.concat([foreground_noise, background_noise], axis=1) >= 0.0
+    # Move what was drawn to the front, foreground first, and cut to size.
+    order = tf.argsort(tf.cast(~valid, tf.int32), axis=1, stable=True)[:, :drawn]
+    is_foreground = order < max_foreground
+    valid = tf.gather(valid, order, batch_dims=1)
+    return tf.gather(indices, order, batch_dims=1), is_foreground & valid, valid

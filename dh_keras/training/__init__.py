@@ -1,0 +1,1 @@
+"""Distribution, learning rate, callbacks and resumable state."""

@@ -1,0 +1,235 @@
+"""Pictures of boxes: detections with names and scores, and two pictures side by side. Pillow only.
+
+Text must be readable at any image size: small images are enlarged by a whole factor first, the font grows with
+large ones, and every label stands on a strip of its class's colour that stays inside the picture.
+"""
+
+import colorsys
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+MIN_LONG_SIDE = 640  # smaller pictures are enlarged by the least whole factor that reaches this
+
+Colour = tuple[int, int, int]
+
+# Far apart in hue or lightness, in the order in which classes take them.
+_PALETTE: tuple[Colour, ...] = (
+    (230, 50, 60),
+    (40, 170, 75),
+    (50, 105, 235),
+    (255, 200, 20),
+    (165, 60, 200),
+    (30, 200, 215),
+    (245, 130, 35),
+    (235, 95, 190),
+    (135, 90, 50),
+    (150, 220, 60),
+    (20, 110, 105),
+    (125, 20, 40),
+)
+_NEUTRAL: Colour = (40, 40, 40)
+
+
+def class_colors(count: int) -> list[Colour]:
+    """Give each class its own colour: a fixed palette first, then hues in golden-ratio steps.
+
+    Args:
+        count: number of classes.
+
+    Returns:
+        RGB tuples in 0..255; a class keeps its colour when classes are added behind it.
+    """
+    colours = list(_PALETTE[:count])
+    for index in range(len(colours), count):
+        hue = (index * 0.618034) % 1.0
+        value, saturation = (0.95, 0.65, 0.8)[index % 3], (0.6, 0.9)[index % 2]
+        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return colours
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[str],
+    *,
+    colors: Sequence[Colour] | None = None,
+    note: str | None = None,
+) -> np.ndarray:
+    """Draw boxes with a label each.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        boxes: float [N, 4], (y1, x1, y2, x2) in pixels of `image`; parts outside are cut off. Later ones lie on top.
+        labels: N texts; an empty one draws the box alone.
+        colors: N RGB colours in 0..255; None draws all in the first class colour.
+        note: a line of text across the top.
+
+    Returns:
+        uint8 [F * H, F * W, 3], a copy; F is the whole factor that brings the long side to 640 pixels or more.
+
+    Raises:
+        ValueError: when image, boxes, labels and colours do not fit together.
+    """
+    _check_image(image, "image")
+    boxes = np.asarray(boxes, np.float64)
+    colors = [_PALETTE[0]] * len(labels) if colors is None else colors
+    if boxes.shape != (len(labels), 4) or len(colors) != len(labels):
+        got = f"boxes {list(boxes.shape)}, {len(labels)} labels, {len(colors)} colours"
+        raise ValueError(f"boxes: expected [N, 4] with N labels and N colours, got {got}")
+    if not np.isfinite(boxes).all():
+        raise ValueError(f"boxes: expected finite numbers, got {boxes[~np.isfinite(boxes).all(1)][0].tolist()}")
+    height, width = image.shape[:2]
+    factor = max(1, math.ceil(MIN_LONG_SIDE / max(height, width)))
+    picture = Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+    _Sheet(picture).draw(boxes * factor, labels, colors, note)
+    return np.asarray(picture)
+
+
+def draw_detections(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    class_names: Sequence[str],
+    score_threshold: float = 0.5,
+) -> np.ndarray:
+    """Draw the detections above a score, the best on top; when there is none, say so and name the best.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        boxes: float [D, 4], (y1, x1, y2, x2) in pixels of `image`.
+        scores: float [D].
+        classes: int [D], index into `class_names`.
+        class_names: K names.
+        score_threshold: detections must score more than this.
+
+    Returns:
+        See `draw_boxes`.
+
+    Raises:
+        ValueError: see `draw_boxes`.
+    """
+    boxes, scores, classes = np.asarray(boxes).reshape(-1, 4), np.asarray(scores), np.asarray(classes)
+    if not len(boxes) == len(scores) == len(classes):
+        got = f"{len(boxes)} boxes, {len(scores)} scores, {len(classes)} classes"
+        raise ValueError(f"detections: expected as many boxes as scores and classes, got {got}")
+    order = [index for index in np.argsort(scores, kind="stable") if scores[index] > score_threshold]
+    palette = class_colors(len(class_names))
+    note = None
+    if not order:
+        note = f"no detection above {score_threshold:.2f}"
+        if len(scores):
+            best = int(np.argmax(scores))
+            note += f" (best: {class_names[classes[best]]} {scores[best]:.2f})"
+    return draw_boxes(
+        image,
+        boxes[order],
+        [f"{class_names[classes[index]]} {scores[index]:.2f}" for index in order],
+        colors=[palette[classes[index]] for index in order],
+        note=note,
+    )
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
+    """Put two pictures next to each other under their titles, such as detections beside the ground truth.
+
+    Args:
+        left: uint8 [H, W, 3].
+        right: uint8 [H, W, 3], may be of another size; the smaller one is padded below.
+        titles: one for each.
+
+    Returns:
+        uint8 [H, W, 3] that holds both at their own size.
+
+    Raises:
+        ValueError: when one of them is no uint8 [H, W, 3] image.
+    """
+    for picture, name in ((left, "left"), (right, "right")):
+        _check_image(picture, name)
+    height, gap = max(left.shape[0], right.shape[0]), 8
+    font = _font(max(left.shape[:2] + right.shape[:2]), height)
+    strip = math.ceil(_text_height(font) * 1.5)
+    sheet = Image.new("RGB", (left.shape[1] + gap + right.shape[1], strip + height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for picture, start, title in ((left, 0, titles[0]), (right, left.shape[1] + gap, titles[1])):
+        sheet.paste(Image.fromarray(picture), (start, strip))
+        text = _shorten(title, font, picture.shape[1] - 8)
+        pen.text((start + 4, strip / 2), text, fill="black", font=font, anchor="lm")
+    return np.asarray(sheet)
+
+
+class _Sheet:
+    """A picture that is drawn on, with the places that labels already take."""
+
+    def __init__(self, picture: Image.Image):
+        self.pen = ImageDraw.Draw(picture)
+        self.width, self.height = picture.size
+        self.font = _font(max(picture.size), min(picture.size))
+        self.line = max(2, round(max(picture.size) / 400))
+        self.taken: list[tuple[float, float, float, float]] = []
+
+    def draw(self, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[Colour], note: str | None) -> None:
+        """Draw all outlines, then all labels, so that no outline crosses a text."""
+        frame = np.array([self.height, self.width, self.height, self.width])
+        boxes = np.clip(boxes, 0, frame).tolist()
+        for (y1, x1, y2, x2), colour in zip(boxes, colors, strict=True):
+            # A box ends where its last pixel ends; Pillow names that pixel.
+            corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
+            self.pen.rectangle(corners, outline=tuple(colour), width=self.line)
+        if note:
+            self._write(note, _NEUTRAL, [(0, 0)])
+        # The topmost box picks the place of its label first.
+        for (y1, x1, y2, x2), label, colour in reversed(list(zip(boxes, labels, colors, strict=True))):
+            if label:
+                strip = _text_height(self.font) + 4
+                self._write(label, colour, [(x1, y1 - strip), (x1, y2), (x1, y1), (x2, y1), (x1, y2 - strip)])
+
+    def _write(self, text: str, colour: Colour, places: list[tuple[float, float]]) -> None:
+        """Write on a strip at the first (x, y) that is free, or at the first one; never beyond the border."""
+        text = _shorten(text, self.font, self.width - 6)
+        width, height = self.font.getlength(text) + 6, _text_height(self.font) + 4
+        strips = []
+        for x, y in places:
+            x, y = max(0, min(x, self.width - width)), max(0, min(y, self.height - height))
+            strips.append((x, y, x + width, y + height))
+        strip = next((one for one in strips if not any(_overlap(one, other) for other in self.taken)), strips[0])
+        self.taken.append(strip)
+        x1, y1, x2, y2 = strip
+        self.pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=tuple(colour))
+        brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+        ink = "black" if brightness > 140 else "white"
+        self.pen.text((x1 + 3, (y1 + y2) / 2), text, fill=ink, font=self.font, anchor="lm")
+
+
+def _check_image(image: np.ndarray, name: str) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"{name}: expected a uint8 array [H, W, 3], got {got}")
+    if 0 in image.shape:
+        raise ValueError(f"{name}: expected at least one pixel, got {list(image.shape)}")
+
+
+def _font(long_side: int, short_side: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=max(10, min(max(13, round(long_side / 50)), short_side // 5)))
+
+
+def _text_height(font: ImageFont.FreeTypeFont) -> int:
+    return sum(font.getmetrics())
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Cut a text that is wider than the place it has, and mark the cut."""
+    text = " ".join(str(text).split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

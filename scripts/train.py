@@ -1,0 +1,43 @@
+"""Train a detector; with no data arguments, on the generated shapes dataset."""
+
+import argparse
+from pathlib import Path
+
+from dh_keras.cli import make_parser, run_script
+from dh_keras.config import DEFAULT_CONFIG, load_config
+from dh_keras.errors import ConfigError
+from dh_keras.run_folder import next_free_run
+
+DATA_ARGUMENTS = ("train_annotations", "train_images", "val_annotations", "val_images")
+
+
+def parse() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="YAML file")
+    for name in DATA_ARGUMENTS:
+        kind = "COCO JSON file" if name.endswith("annotations") else "folder of photographs"
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="PATH", help=kind)
+    parser.add_argument(
+        "--strategy", choices=("none", "mirrored", "multi_worker"), default="none", help="devices to use"
+    )
+    parser.add_argument("--output", type=Path, metavar="RUN", help="run folder to write (default: runs/CONFIG)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="start from these weights; other classes are fine")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.resume and args.output is None:
+        raise ConfigError("--resume: needs --output RUN, the folder of the run to go on with")
+    given = [f"data.{name}={getattr(args, name)}" for name in DATA_ARGUMENTS if getattr(args, name)]
+    config = load_config(args.config, [*given, *args.overrides])
+    output = args.output or next_free_run("runs", args.config.stem)
+    print(f"config: {args.config}{' with ' + ' '.join([*given, *args.overrides]) if given or args.overrides else ''}")
+    print(f"run folder: {output}")
+    from dh_keras.training.loop import train  # after the arguments are known to be good: TensorFlow takes seconds
+
+    train(config, output=output, strategy=args.strategy, resume=args.resume, init=args.init)
+
+
+if __name__ == "__main__":
+    run_script(main, parse())
