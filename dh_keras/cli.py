@@ -2,23 +2,59 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+OVERRIDE = re.compile(r"[a-z][\w.]*=")
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the trailing `key=value` overrides that every script takes."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config changes, such as train.lr=0.02")
-    return parser
+
+class ScriptParser(argparse.ArgumentParser):
+    """A parser for fixed positional arguments, options, and `key=value` overrides anywhere among them.
+
+    Args:
+        description: what the script does.
+        positionals: names of the positional arguments; one that is called "images" takes one or more.
+    """
+
+    def __init__(self, description: str, positionals: Sequence[str]):
+        shown = " ".join({"images": "IMAGE_OR_DIR..."}.get(name, name.upper()) for name in positionals)
+        super().__init__(
+            description=description,
+            usage=f"%(prog)s {shown} [options] [key=value ...]".replace("  ", " "),
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        self.positionals = tuple(positionals)
+        self.add_argument("words", nargs="*", metavar="key=value", help="config changes, such as train.lr=0.02")
+
+    def parse_words(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse, and sort the words into `positionals` and `overrides`."""
+        args = self.parse_intermixed_args(argv)
+        args.overrides = [word for word in args.words if OVERRIDE.match(word) and not Path(word).exists()]
+        words = [word for word in args.words if word not in args.overrides]
+        for name in self.positionals:
+            if not words:
+                self.error(f"{name} is missing")
+            if name == "images":
+                args.images, words = words, []
+            else:
+                setattr(args, name, words.pop(0))
+        if words:
+            self.error(f"unexpected argument {words[0]!r}; config changes look like train.lr=0.02")
+        return args
+
+
+def make_parser(description: str, *, positionals: Sequence[str] = ()) -> ScriptParser:
+    """See `ScriptParser`."""
+    return ScriptParser(description, positionals)
 
 
 def run_script(
-    main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+    main: Callable[[argparse.Namespace], None], parser: ScriptParser, argv: Sequence[str] | None = None
 ) -> None:
     """Parse and call; an error that the user can mend is printed in one line and ends with status 1."""
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_words(argv)
     # TensorFlow reports the lack of a GPU as an error; on a machine without one that is no news.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidiactl").exists() else "3")
     from dh_keras.errors import UserError

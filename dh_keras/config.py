@@ -67,7 +67,7 @@ class RPNConfig:
         anchor_ratios: height / width of the anchors at each place.
         positive_iou: an anchor with at least this IoU with a box is positive.
         negative_iou: an anchor below this IoU with every box is negative; between the two it is ignored.
-        low_quality_iou: the best anchors of a box are positive too when they reach this IoU (0: whenever they touch it).
+        low_quality_iou: the best anchors of a box are positive too when they reach this IoU (0: if they touch it).
         ignore_border: ignore anchors that cross the border of the unpadded image.
         batch_size: sampled anchors per image.
         positive_fraction: largest share of positives among them.
@@ -427,9 +427,61 @@ def _select(node: Any, key: str) -> Any:
     return node
 
 
-_POSITIVE = ["model.backbone.width", "model.fpn.channels", "model.fc_head.channels", "model.conv_head.channels", "model.max_detections", "model.rpn.batch_size", "model.rpn.pre_nms_train", "model.rpn.pre_nms_test", "model.rpn.post_nms_train", "model.rpn.post_nms_test", "model.roi.batch_size", "model.roi.fc_scale", "model.roi.conv_scale", "model.conv_head.non_local.groups", "data.min_size", "data.max_size", "data.batch_size", "data.shapes.train_images", "data.shapes.val_images", "train.lr", "train.base_batch_size", "train.evaluate_every"]
-_NOT_NEGATIVE = ["model.conv_head.blocks", "model.conv_head.non_local.channels", "model.roi.sampling_ratio", "model.rpn.box_loss_beta", "model.loss_weights.fc_class", "model.loss_weights.fc_box", "model.loss_weights.conv_class", "model.loss_weights.conv_box", "data.shapes.seed", "train.warmup_steps", "train.l2", "train.clip_norm", "train.pictures", "train.seed"]
-_FRACTIONS = ["model.rpn.positive_iou", "model.rpn.negative_iou", "model.rpn.low_quality_iou", "model.rpn.positive_fraction", "model.rpn.nms_iou", "model.roi.foreground_fraction", "model.roi.foreground_iou", "model.score_threshold", "model.nms_iou", "data.flip_probability", "train.drop_factor", "train.warmup_factor", "train.momentum"]
+_POSITIVE = [
+    "model.backbone.width",
+    "model.fpn.channels",
+    "model.fc_head.channels",
+    "model.conv_head.channels",
+    "model.max_detections",
+    "model.rpn.batch_size",
+    "model.rpn.pre_nms_train",
+    "model.rpn.pre_nms_test",
+    "model.rpn.post_nms_train",
+    "model.rpn.post_nms_test",
+    "model.roi.batch_size",
+    "model.roi.fc_scale",
+    "model.roi.conv_scale",
+    "model.conv_head.non_local.groups",
+    "data.min_size",
+    "data.max_size",
+    "data.batch_size",
+    "data.shapes.train_images",
+    "data.shapes.val_images",
+    "train.lr",
+    "train.base_batch_size",
+    "train.evaluate_every",
+]
+_NOT_NEGATIVE = [
+    "model.conv_head.blocks",
+    "model.conv_head.non_local.channels",
+    "model.roi.sampling_ratio",
+    "model.rpn.box_loss_beta",
+    "model.loss_weights.fc_class",
+    "model.loss_weights.fc_box",
+    "model.loss_weights.conv_class",
+    "model.loss_weights.conv_box",
+    "data.shapes.seed",
+    "train.warmup_steps",
+    "train.l2",
+    "train.clip_norm",
+    "train.pictures",
+    "train.seed",
+]
+_FRACTIONS = [
+    "model.rpn.positive_iou",
+    "model.rpn.negative_iou",
+    "model.rpn.low_quality_iou",
+    "model.rpn.positive_fraction",
+    "model.rpn.nms_iou",
+    "model.roi.foreground_fraction",
+    "model.roi.foreground_iou",
+    "model.score_threshold",
+    "model.nms_iou",
+    "data.flip_probability",
+    "train.drop_factor",
+    "train.warmup_factor",
+    "train.momentum",
+]
 
 
 def _validate_ranges(config: Config) -> None:

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from dh_keras.builder import build_detector
 from dh_keras.data.coco import Category, CocoDataset
 from dh_keras.data.pipeline import image_dataset
 from dh_keras.data.transforms import decode_image
 from dh_keras.errors import DataError
-from dh_keras.evaluation import ImageDetections
+from dh_keras.evaluation import METRIC_NAMES, ImageDetections, evaluate_detections
 from dh_keras.export import HEAD_COMBINATIONS, LABELS_FILE, ServingModule
 from dh_keras.run_folder import is_run_folder, open_run, read_classes
-from dh_keras.training.state import load_weights
+from dh_keras.weights import load_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +66,18 @@ class Detector:
         serve_bytes: Callable[..., dict[str, tf.Tensor]],
         serve_images: Callable[..., dict[str, tf.Tensor]],
         categories: Sequence[Category],
+        max_detections: int,
         serving: ServingModule | None = None,
         loaded: Any = None,
     ):
         self._serve_bytes = serve_bytes
         self._serve_images = serve_images
         self.categories = tuple(categories)
+        self.max_detections = max_detections
         self.serving = serving
+        if serving is not None:
+            images = tf.TensorSpec([None, None, None, 3], tf.uint8)
+            self._detect_by_head = tf.function(serving.detect_by_head, input_signature=[images])
         self._loaded = loaded  # a SavedModel's functions need the object they were loaded with
 
     @classmethod
@@ -128,6 +134,7 @@ class Detector:
             lambda image_bytes: default(image_bytes=image_bytes),
             lambda images: image(images=images),
             categories,
+            max_detections=default.structured_outputs["detection_scores"].shape[1],
             loaded=loaded,
         )
 
@@ -135,16 +142,15 @@ class Detector:
     def from_model(cls, model: Any, categories: Sequence[Category], *, min_size: int, max_size: int) -> "Detector":
         """Wrap a built `DoubleHeadRCNN`; sizes as in `DataConfig`."""
         serving = ServingModule(model, categories, min_size=min_size, max_size=max_size)
-        return cls(serving.serve_bytes, serving.serve_images, categories, serving=serving)
+        return cls(serving.serve_bytes, serving.serve_images, categories, model.max_detections, serving=serving)
 
     @property
     def has_all_outputs(self) -> bool:
         """Whether both heads predict both classes and boxes, and the model's inner outputs are at hand."""
         if self.serving is None:
             return False
-        return all(spec.classes and spec.boxes for spec in self.serving.detector.variant.heads) and (
-            len(self.serving.detector.variant.heads) == 2
-        )
+        heads = self.serving.detector.variant.heads
+        return len(heads) == 2 and all(spec.classes and spec.boxes for spec in heads)
 
     def __call__(self, image: str | Path | bytes | np.ndarray) -> Result:
         """Detect in one image.
@@ -173,7 +179,7 @@ class Detector:
 
     def detect_images_by_head(self, images: np.ndarray) -> dict[str, list[Result]]:
         """The same for every combination of the heads; needs `has_all_outputs`."""
-        return {name: _results(raw) for name, raw in self.serving.detect_by_head(tf.constant(images)).items()}
+        return {name: _results(raw) for name, raw in self._detect_by_head(tf.constant(images)).items()}
 
     def detect_dataset(
         self,
@@ -273,3 +279,30 @@ def undecodable(name: str, error: Exception) -> str:
     """One line for an image that TensorFlow could not decode."""
     text = getattr(error, "message", str(error)).strip()
     return f"{name}: not a readable JPEG or PNG image, it may be cut off: {text.splitlines()[0][:160]}"
+
+
+def evaluate_detector(
+    detector: Detector, dataset: CocoDataset, *, batch_size: int = 1, max_detections: int = 100
+) -> dict[str, Any]:
+    """COCO metrics of a detector on a dataset, for every combination of the heads if it has all four outputs.
+
+    Args:
+        detector: a loaded detector.
+        dataset: loaded with the detector's categories.
+        batch_size: images of equal size that go through the network together.
+        max_detections: see `evaluate_detections`.
+
+    Returns:
+        What `evaluate_detections` does, and "by_head": {name of the combination: AP, AP50, ...} where it applies.
+    """
+    with tqdm(total=len(dataset), unit="image", desc="evaluating") as bar:
+        found = detector.detect_dataset(
+            dataset, batch_size=batch_size, by_head=detector.has_all_outputs, on_images=bar.update
+        )
+    metrics = evaluate_detections(dataset, found.pop("detections"), max_detections=max_detections)
+    by_head = {
+        name: evaluate_detections(dataset, entries, max_detections=max_detections) for name, entries in found.items()
+    }
+    if by_head:
+        metrics["by_head"] = {name: {key: m[key] for key in METRIC_NAMES} for name, m in by_head.items()}
+    return metrics

@@ -258,6 +258,12 @@ def format_table(metrics: dict) -> str:
     for name, of_class in per_class.items():
         numbers = "  ".join(f"{_number(of_class[key]):>5}" for key in ("AP", "AP50", "AP75"))
         lines.append(f"{name:<{width}}  {of_class['boxes']:>7}  {numbers}")
+    by_head = metrics.get("by_head", {})
+    if by_head:
+        lines.append("by head (score/box):")
+    lines += [
+        f"{key:<{width}}  " + "  ".join(f"{n} {_number(m[n])}" for n in METRIC_NAMES) for key, m in by_head.items()
+    ]
     return "\n".join(lines)
 
 

@@ -102,9 +102,11 @@ class ServingModule(tf.Module):
         prepared, resized_sizes, original_sizes = self._prepare(images, tf.identity)
         return self._detect(prepared, resized_sizes, original_sizes)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
     def detect_by_head(self, images: tf.Tensor) -> dict[str, dict[str, tf.Tensor]]:
-        """Detections of every combination of the heads from one pass, by the names of `HEAD_COMBINATIONS`."""
+        """Detections of every combination of the heads from one pass, by the names of `HEAD_COMBINATIONS`.
+
+        Not a tf.function, which would be saved along: most variants do not have all four outputs.
+        """
         prepared, resized_sizes, original_sizes = self._prepare(images, tf.identity)
         outputs = self.detector({"images": prepared, "image_sizes": resized_sizes})
         return {
@@ -165,8 +167,8 @@ class ServingModule(tf.Module):
 def export_saved_model(module: ServingModule, output: str | Path) -> Path:
     """Write a SavedModel with the signatures `serving_default` (image_bytes) and `serve_image` (images).
 
-    It holds stock TensorFlow operations only and is loaded by `tf.saved_model.load` without this package or Keras. It is
-    written beside its place and moved there when it is complete.
+    It holds stock TensorFlow operations only and is loaded by `tf.saved_model.load` without this package or Keras. It
+    is written beside its place and moved there when it is complete.
 
     Args:
         module: what to serve.

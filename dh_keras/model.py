@@ -135,7 +135,9 @@ class DoubleHeadRCNN(keras.Model):
             Those of fc_class_logits, conv_class_logits float32 [R, K + 1] and fc_box_deltas, conv_box_deltas float32
             [R, K, 4] that the variant has.
         """
-        roi_features = {kind: pool(pyramid, rois, image_index) for kind, pool in self.roi_align.items()}
+        roi_features = {
+            kind: pool(pyramid, rois, image_index, training=training) for kind, pool in self.roi_align.items()
+        }
         outputs = {}
         for spec in self.variant.heads:
             head = self.heads[spec.name]
@@ -323,7 +325,7 @@ class DoubleHeadRCNN(keras.Model):
         return list(self.loss_metrics.values())
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Skip Keras' symbolic build: the model is built, and the build averages a batch over replicas, bools included."""
+        """Skip Keras' symbolic build: the model is built, and averaging a batch over replicas fails for bools."""
 
 
 def _for_reduction(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

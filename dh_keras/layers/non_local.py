@@ -58,10 +58,8 @@ class NonLocalBlock(keras.layers.Layer):
             return tf.transpose(features, [0, 2, 1, 3])
 
         affinity = tf.matmul(split(self.theta(inputs)), split(self.phi(inputs)), transpose_b=True)
-        if self.mode == "softmax":
-            attention = tf.nn.softmax(affinity)
-        else:
-            attention = affinity / tf.cast(positions, affinity.dtype)
+        scaled = affinity / tf.cast(positions, affinity.dtype)
+        attention = tf.nn.softmax(affinity) if self.mode == "softmax" else scaled
         attended = tf.transpose(tf.matmul(attention, split(self.g(inputs))), [0, 2, 1, 3])
         attended = tf.reshape(attended, [shape[0], shape[1], shape[2], self.channels])
         return tf.nn.relu(inputs + self.norm(self.output_conv(attended), training=training))

@@ -26,13 +26,16 @@ class RoIAlign(keras.layers.Layer):
         self.geometry = geometry
         self.supports_jit = False  # the sparse product has no XLA kernel
 
-    def call(self, pyramid: dict[str, tf.Tensor], rois: tf.Tensor, image_index: tf.Tensor) -> tf.Tensor:
+    def call(
+        self, pyramid: dict[str, tf.Tensor], rois: tf.Tensor, image_index: tf.Tensor, training: bool | None = None
+    ) -> tf.Tensor:
         """Pool.
 
         Args:
             pyramid: "P2".."P5", float [B, H, W, C].
             rois: float32 [R, 4], pixels of the resized image; R may be 0.
             image_index: int32 [R], image of each RoI.
+            training: False leaves the gradient out of the graph.
 
         Returns:
             float [R, 7, 7, C].
@@ -44,6 +47,7 @@ class RoIAlign(keras.layers.Layer):
             roi_levels(rois),
             sampling_ratio=self.sampling_ratio,
             geometry=self.geometry,
+            differentiable=training is not False,
         )
 
     def get_config(self) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def class_aware_nms(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`nms` in which only boxes of the same group suppress each other.
 
-    Groups are moved apart by more than the extent of all boxes, so that one pass serves them all.
+    Groups are moved apart by more than the extent of all boxes, so that one pass serves them all. They are laid out in
+    a square, because a row of a thousand classes would reach coordinates where float32 steps are a quarter pixel.
 
     Args:
         boxes: float32 [N, 4], pixels.
@@ -47,5 +48,7 @@ def class_aware_nms(
     """
     # reduce_max of nothing is -inf; a leading zero keeps the offset finite for N = 0.
     extent = tf.reduce_max(tf.concat([[0.0], tf.reshape(tf.abs(boxes), [-1])], axis=0)) + 1.0
-    offsets = tf.cast(groups, boxes.dtype)[:, None] * (2.0 * extent)
-    return nms(boxes + offsets, scores, max_output=max_output, iou_threshold=iou_threshold)
+    num_groups = tf.reduce_max(tf.concat([[0], groups], axis=0)) + 1
+    columns = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(num_groups, tf.float32))), tf.int32)
+    places = tf.stack([groups // columns, groups % columns] * 2, axis=1)
+    return nms(boxes + tf.cast(places, boxes.dtype) * (2.0 * extent), scores, max_output=max_output, iou_threshold=iou_threshold)

@@ -53,6 +53,7 @@ def roi_align(
     *,
     sampling_ratio: int,
     geometry: str = "continuous",
+    differentiable: bool = True,
 ) -> tf.Tensor:
     """Pool a 7x7 feature map for every RoI.
 
@@ -64,6 +65,7 @@ def roi_align(
         sampling_ratio: samples per bin and axis; 0 takes ceil(bin size in cells).
         geometry: "continuous" shifts samples by half a cell; "legacy" does not, ends an RoI at its last inclusive
             pixel and makes it at least one cell high and wide.
+        differentiable: False leaves the gradient out of the graph, for graphs that are served.
 
     Returns:
         float [R, 7, 7, C] in the features' dtype. Samples more than one cell outside the map count as 0. Gradients
@@ -85,7 +87,8 @@ def roi_align(
     assemble = _assemble_dense if vertical.counts is None else _assemble_ragged
     indices, weights = assemble(first_cell, map_size[:, 1], vertical, horizontal)
     num_rows = tf.shape(rois)[0] * ROI_OUTPUT_SIZE * ROI_OUTPUT_SIZE
-    pooled = _sparse_matmul(indices, weights, num_rows, table)
+    multiply = _differentiable_sparse_matmul if differentiable else _sparse_matmul
+    pooled = multiply(indices, weights, num_rows, table)
     pooled = tf.reshape(pooled, [-1, ROI_OUTPUT_SIZE, ROI_OUTPUT_SIZE, channels])
     return tf.cast(pooled, maps[0].dtype)
 
@@ -183,16 +186,27 @@ def _assemble_ragged(
     return tf.cast(tf.stack([roi * bins + bin_index, cells], axis=1), tf.int64), values
 
 
+def _csr_matrix(indices: tf.Tensor, values: tf.Tensor, num_rows: tf.Tensor, num_columns: tf.Tensor) -> tf.Tensor:
+    dense_shape = tf.cast(tf.stack([num_rows, num_columns]), tf.int64)
+    return tf.raw_ops.SparseTensorToCSRSparseMatrix(indices=indices, values=values, dense_shape=dense_shape)
+
+
 def _sparse_matmul(indices: tf.Tensor, values: tf.Tensor, num_rows: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
-    """Sparse [num_rows, cells] times table [cells, C]; differentiable in the table only.
+    """Sparse [num_rows, cells] times table [cells, C], without a gradient.
 
     The compressed-row product runs on all cores, an order of magnitude faster than `tf.sparse.sparse_dense_matmul`.
     """
+    return tf.raw_ops.SparseMatrixMatMul(a=_csr_matrix(indices, values, num_rows, tf.shape(table)[0]), b=table)
+
+
+def _differentiable_sparse_matmul(
+    indices: tf.Tensor, values: tf.Tensor, num_rows: tf.Tensor, table: tf.Tensor
+) -> tf.Tensor:
+    """`_sparse_matmul` that is differentiable in the table, not in the weights."""
 
     @tf.custom_gradient
     def multiply(table: tf.Tensor):
-        dense_shape = tf.cast(tf.stack([num_rows, tf.shape(table)[0]]), tf.int64)
-        matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix(indices=indices, values=values, dense_shape=dense_shape)
+        matrix = _csr_matrix(indices, values, num_rows, tf.shape(table)[0])
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             # The transposed product is not defined for a matrix without rows.

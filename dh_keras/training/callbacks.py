@@ -12,7 +12,8 @@ from tqdm import tqdm
 from dh_keras.constants import LOSS_NAMES
 from dh_keras.evaluation import METRIC_NAMES
 from dh_keras.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
-from dh_keras.training.state import save_state, save_weights
+from dh_keras.training.state import save_state
+from dh_keras.weights import save_weights
 
 AP_COLUMNS = tuple(name for name in METRIC_NAMES if name.startswith("AP"))
 COLUMNS = (

@@ -28,9 +28,10 @@ from dh_keras.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, create_run,
 from dh_keras.training.callbacks import ProgressBar, RunRecorder
 from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.schedule import Length, make_schedule, training_length
-from dh_keras.training.state import initialize_weights, load_state, load_weights
+from dh_keras.training.state import load_state
 from dh_keras.training.strategy import is_chief, make_strategy, worker_shard
 from dh_keras.visualize import class_colors, draw_boxes, draw_detections, side_by_side
+from dh_keras.weights import initialize_weights, load_weights
 
 # Detections in the run folder's pictures score more than this.
 PICTURE_SCORE = 0.5
@@ -83,9 +84,8 @@ def train(
     if resume:
         run = open_run(output)
         progress = load_state(model, run.path / STATE_FILE)
-        print(
-            f"resumed {run.path}: {progress['epoch']} of {data.length.epochs} epochs done, best AP {progress['best_ap']}"
-        )
+        done = f"{progress['epoch']} of {data.length.epochs} epochs"
+        print(f"resumed {run.path}: {done} done, best AP {progress['best_ap']}")
     elif chief:
         run = create_run(output, config, data.train.categories)
     else:

@@ -1,0 +1,42 @@
+"""Measure COCO average precision of a run folder or a SavedModel."""
+
+import argparse
+import json
+from pathlib import Path
+
+from dh_keras.cli import make_parser, run_script
+from dh_keras.errors import DataError
+
+
+def parse() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, positionals=("model",))
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO JSON file")
+    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--batch-size", type=int, default=1, help="images of equal size that are computed together")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.output and args.output.exists():
+        raise DataError(f"{args.output}: exists already and is not overwritten; choose another --output")
+    if args.batch_size < 1:
+        raise DataError(f"--batch-size: expected at least 1, got {args.batch_size}")
+    from dh_keras.data.coco import load_coco
+    from dh_keras.detector import Detector, evaluate_detector
+    from dh_keras.evaluation import format_table
+
+    detector = Detector.load(args.model, args.overrides)
+    print(f"model: {args.model}, classes {', '.join(category.name for category in detector.categories)}")
+    dataset = load_coco(args.annotations, args.images, categories=detector.categories)
+    print(f"data: {dataset.summary()}")
+    metrics = evaluate_detector(detector, dataset, batch_size=args.batch_size, max_detections=detector.max_detections)
+    print(format_table(metrics))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        print(f"written: {args.output}")
+
+
+if __name__ == "__main__":
+    run_script(main, parse())
