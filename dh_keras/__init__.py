@@ -14,6 +14,7 @@ _PUBLIC = {
     "DoubleHeadRCNN": "dh_keras.model",
     "Detector": "dh_keras.detector",
     "export_saved_model": "dh_keras.export",
+    "import_checkpoint": "dh_keras.checkpoints.importer",
 }
 __all__ = sorted(_PUBLIC)
 

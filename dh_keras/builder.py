@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from dh_keras.checkpoints.backbone import load_backbone
 from dh_keras.config import ModelConfig
 from dh_keras.constants import SIZE_DIVISOR
 from dh_keras.layers.conv_head import ConvHead
@@ -16,13 +17,14 @@ from dh_keras.model import DoubleHeadRCNN
 from dh_keras.variants import VARIANTS, HeadSpec
 
 
-def build_detector(config: ModelConfig, *, num_classes: int, seed: int = 0) -> DoubleHeadRCNN:
-    """Build a detector with all its variables, from random weights.
+def build_detector(config: ModelConfig, *, num_classes: int, seed: int = 0, pretrained: bool = True) -> DoubleHeadRCNN:
+    """Build a detector with all its variables, from random weights and what `backbone.weights` names.
 
     Args:
         config: the `model` part of a validated config.
         num_classes: K, without background.
         seed: of the initial weights and of the sampling in training.
+        pretrained: False leaves `backbone.weights` alone, for a detector whose weights are about to be replaced.
 
     Returns:
         A built `DoubleHeadRCNN`, not compiled.
@@ -78,6 +80,8 @@ def build_detector(config: ModelConfig, *, num_classes: int, seed: int = 0) -> D
     detector(
         {"images": tf.zeros([1, side, side, 3], tf.uint8), "image_sizes": tf.constant([[side, side]])}, training=False
     )
+    if pretrained:
+        load_backbone(detector.backbone, config)
     return detector
 
 

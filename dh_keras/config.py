@@ -68,6 +68,8 @@ class RPNConfig:
         positive_iou: an anchor with at least this IoU with a box is positive.
         negative_iou: an anchor below this IoU with every box is negative; between the two it is ignored.
         low_quality_iou: the best anchors of a box are positive too when they reach this IoU (0: if they touch it).
+        low_quality_own_box: such an anchor learns the box that it is the best of (MMDetection), not the one that
+            overlaps it most (the authors).
         ignore_border: ignore anchors that cross the border of the unpadded image.
         batch_size: sampled anchors per image.
         positive_fraction: largest share of positives among them.
@@ -84,6 +86,7 @@ class RPNConfig:
     positive_iou: float = 0.7
     negative_iou: float = 0.3
     low_quality_iou: float = 0.0
+    low_quality_own_box: bool = False
     ignore_border: bool = True
     batch_size: int = 256
     positive_fraction: float = 0.5

@@ -77,7 +77,7 @@ class Detector:
         self.serving = serving
         if serving is not None:
             images = tf.TensorSpec([None, None, None, 3], tf.uint8)
-            self._detect_by_head = tf.function(serving.detect_by_head, input_signature=[images])
+            self._detect_by_head = tf.function(serving.detect_by_head, input_signature=[images], autograph=False)
         self._loaded = loaded  # a SavedModel's functions need the object they were loaded with
 
     @classmethod
@@ -111,7 +111,7 @@ class Detector:
     @classmethod
     def _load_run(cls, path: Path, overrides: Sequence[str]) -> "Detector":
         run = open_run(path, overrides)
-        model = build_detector(run.config.model, num_classes=len(run.categories))
+        model = build_detector(run.config.model, num_classes=len(run.categories), pretrained=False)
         load_weights(model, run.weights)
         return cls.from_model(
             model, run.categories, min_size=run.config.data.min_size, max_size=run.config.data.max_size

@@ -81,7 +81,7 @@ class ServingModule(tf.Module):
             "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
         }
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detect in files.
 
@@ -96,7 +96,7 @@ class ServingModule(tf.Module):
         images, resized_sizes, original_sizes = self._prepare(image_bytes, transforms.decode_image)
         return self._detect(images, resized_sizes, original_sizes)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detect in decoded RGB images uint8 [B, H, W, 3] of one size; returns what `serve_bytes` does."""
         prepared, resized_sizes, original_sizes = self._prepare(images, tf.identity)

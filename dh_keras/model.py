@@ -242,6 +242,7 @@ class DoubleHeadRCNN(keras.Model):
             positive_iou=self.rpn.positive_iou,
             negative_iou=self.rpn.negative_iou,
             low_quality_iou=self.rpn.low_quality_iou,
+            low_quality_own_box=self.rpn.low_quality_own_box,
             ignore_border=self.rpn.ignore_border,
             batch_size=self.rpn.batch_size,
             positive_fraction=self.rpn.positive_fraction,
@@ -305,10 +306,15 @@ class DoubleHeadRCNN(keras.Model):
         """Gradients that cannot be used unless losses and gradients are finite; the error names step, loss, images."""
         values = {**losses, "gradient": tf.linalg.global_norm([g for g in gradients if g is not None])}
         bad = [tf.where(tf.math.is_finite(value), "", f" {name}") for name, value in values.items()]
-        message = tf.strings.format(
-            f"{NON_FINITE}{{}} at step {{}}, image ids {{}}",
-            (tf.strings.join(bad), self.optimizer.iterations + 1, image_ids),
-            summarize=-1,
+        message = tf.strings.join(
+            [
+                NON_FINITE,
+                *bad,
+                " at step ",
+                tf.strings.as_string(self.optimizer.iterations + 1),
+                ", image ids ",
+                tf.strings.format("{}", image_ids, summarize=-1),
+            ]
         )
         finite = tf.reduce_all([tf.math.is_finite(value) for value in values.values()])
         with tf.control_dependencies([tf.debugging.Assert(finite, [message], summarize=1)]):

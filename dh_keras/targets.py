@@ -59,6 +59,7 @@ def anchor_targets(
     positive_iou: float,
     negative_iou: float,
     low_quality_iou: float,
+    low_quality_own_box: bool,
     ignore_border: bool,
     batch_size: int,
     positive_fraction: float,
@@ -71,24 +72,29 @@ def anchor_targets(
         gt_valid: bool [B, G].
         image_sizes: int32 [B, 2] of the unpadded images.
         seeds: int64 [B, 2].
-        positive_iou, negative_iou, low_quality_iou, ignore_border, batch_size, positive_fraction: see `RPNConfig`.
+        positive_iou, negative_iou, low_quality_iou, low_quality_own_box, ignore_border, batch_size, positive_fraction:
+            see `RPNConfig`.
     """
     candidate = anchors_inside(anchors, image_sizes)
     if not ignore_border:
         candidate = tf.ones_like(candidate)
 
     def match(image: tuple) -> tf.Tensor:
-        boxes, valid, candidate = image
-        # Anchors that are not candidates must not be any box's best one either.
-        iou = tf.where(candidate[:, None], pairwise_iou(anchors, boxes), -1.0)
+        boxes, valid = image
+        # The best anchor of a box is looked for among all anchors, ignored ones too, as the authors' release does.
         return match_boxes(
-            iou, valid, foreground_iou=positive_iou, background_iou=negative_iou, low_quality_iou=low_quality_iou
+            pairwise_iou(anchors, boxes),
+            valid,
+            foreground_iou=positive_iou,
+            background_iou=negative_iou,
+            low_quality_iou=low_quality_iou,
+            low_quality_own_box=low_quality_own_box,
         )
 
     # One image at a time: anchors times boxes is the largest array of a training step.
     matches = tf.map_fn(
         match,
-        (gt_boxes, gt_valid, candidate),
+        (gt_boxes, gt_valid),
         parallel_iterations=1,
         fn_output_signature=tf.TensorSpec([None], tf.int32),
     )
@@ -144,7 +150,7 @@ def roi_targets(
     rois = tf.gather(candidates, indices, batch_dims=1)
     matched = tf.gather(matches, indices, batch_dims=1)
     box_targets = _matched_deltas(rois, gt_boxes, matched, is_foreground, ROI_DELTA_WEIGHTS)
-    classes = tf.gather(gt_classes, tf.maximum(matched, 0), batch_dims=1)
+    classes = _gather_matched(gt_classes, matched)
     return RoITargets(
         rois=tf.boolean_mask(rois, valid),
         image_index=tf.cast(tf.where(valid)[:, 0], tf.int32),
@@ -160,5 +166,11 @@ def _matched_deltas(
     """Deltas [B, S, 4] from boxes to their ground truth; unit boxes stand in where there is none, so nothing is NaN."""
     unit = tf.constant([0.0, 0.0, 1.0, 1.0])
     foreground = is_foreground[..., None]
-    target_boxes = tf.where(foreground, tf.gather(gt_boxes, tf.maximum(matched, 0), batch_dims=1), unit)
+    target_boxes = tf.where(foreground, _gather_matched(gt_boxes, matched), unit)
     return encode_boxes(target_boxes, tf.where(foreground, boxes, unit), weights=weights)
+
+
+def _gather_matched(values: tf.Tensor, matched: tf.Tensor) -> tf.Tensor:
+    """Rows [B, S, ...] of values [B, G, ...] at matched [B, S]; arbitrary where there is no match, also for G = 0."""
+    one_more = tf.pad(values, [[0, 0], [0, 1]] + [[0, 0]] * (values.shape.rank - 2))
+    return tf.gather(one_more, tf.maximum(matched, 0), batch_dims=1)

@@ -1,16 +1,18 @@
-"""Settings of every test: quiet TensorFlow, two logical CPU devices, the same random numbers each time."""
+"""Settings of every test: quiet TensorFlow, the same random numbers each time; and what they share."""
 
+import dataclasses
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
 
-def pytest_configure():
-    """Split the CPU in two, for the tests of strategies; only possible before TensorFlow's runtime starts."""
+def two_logical_devices():
+    """Split the CPU in two; only possible before TensorFlow's runtime starts."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
@@ -18,3 +20,111 @@ def pytest_configure():
 @pytest.fixture(autouse=True)
 def fixed_random_seed():
     keras.utils.set_random_seed(0)
+
+
+TINY = (
+    "model.backbone.depth=18",
+    "model.backbone.width=8",
+    "model.fpn.channels=16",
+    "model.rpn.anchor_sizes=[16,32,64,128,256]",
+    "model.rpn.batch_size=32",
+    "model.rpn.pre_nms_train=64",
+    "model.rpn.pre_nms_test=32",
+    "model.rpn.post_nms_train=48",
+    "model.rpn.post_nms_test=24",
+    "model.roi.batch_size=16",
+    "model.fc_head.channels=16",
+    "model.conv_head.channels=16",
+    "model.conv_head.blocks=1",
+    "model.max_detections=10",
+    "data.min_size=96",
+    "data.max_size=128",
+    "data.batch_size=2",
+    "train.warmup_steps=0",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides():
+    """Overrides of the default config for a model that trains a step in milliseconds."""
+    return TINY
+
+
+@pytest.fixture
+def make_tiny_detector():
+    """Return a function that builds (and compiles) a tiny detector of a variant."""
+    from dh_keras.builder import build_detector
+    from dh_keras.config import load_config
+    from dh_keras.training.optimizer import RecipeSGD
+
+    def make(*overrides, num_classes=3, lr=0.01, seed=0, **optimizer):
+        config = load_config(overrides=[*TINY, *overrides])
+        detector = build_detector(config.model, num_classes=num_classes, seed=seed)
+        detector.compile(optimizer=RecipeSGD(lr, **optimizer), jit_compile=False)
+        detector.optimizer.build(detector.trainable_variables)
+        return detector
+
+    return make
+
+
+def make_batch():
+    """Two images of different sizes on one canvas, with bright boxes as objects, three and one of them."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 80, (2, 96, 128, 3)).astype(np.uint8)
+    gt_boxes = np.zeros((2, 3, 4), np.float32)
+    gt_boxes[0] = [[8, 10, 40, 60], [50, 20, 90, 50], [30, 80, 60, 120]]
+    gt_boxes[1, 0] = [20, 15, 70, 55]
+    gt_classes = np.array([[0, 1, 2], [1, 0, 0]], np.int32)
+    gt_valid = np.array([[True, True, True], [True, False, False]])
+    for image, boxes, classes, valid in zip(images, gt_boxes.astype(int), gt_classes, gt_valid, strict=True):
+        for (y1, x1, y2, x2), label in zip(boxes[valid], classes[valid], strict=True):
+            image[y1:y2, x1:x2, label] = 255
+    images[1, 80:] = 0
+    images[1, :, 100:] = 0
+    return {
+        "images": tf.constant(images),
+        "image_sizes": tf.constant([[96, 128], [80, 100]]),
+        "gt_boxes": tf.constant(gt_boxes),
+        "gt_classes": tf.constant(gt_classes),
+        "gt_valid": tf.constant(gt_valid),
+        "image_ids": tf.constant([11, 12], tf.int64),
+    }
+
+
+@pytest.fixture
+def batch():
+    """See `make_batch`."""
+    return make_batch()
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tmp_path_factory):
+    """A generated dataset of 12 training and 6 validation images, written once."""
+    from dh_keras.data.shapes import write_shapes
+
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes", train_images=12, val_images=6, seed=1)
+
+
+@pytest.fixture(scope="session")
+def shapes_arguments(tiny_shapes):
+    """Config overrides that point at `tiny_shapes`."""
+    return tuple(f"data.{name}={value}" for name, value in dataclasses.asdict(tiny_shapes).items())
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, shapes_arguments):
+    """A run folder of two epochs of training, to be read only."""
+    from dh_keras.config import load_config
+    from dh_keras.training.loop import train
+
+    config = load_config(overrides=[*TINY, *shapes_arguments, *SHORT])
+    return train(config, output=tmp_path_factory.mktemp("runs") / "tiny").path
+
+
+SHORT = ("train.epochs=2", "train.drops=[]", "train.evaluate_every=1", "train.pictures=2", "model.score_threshold=0.0")
+
+
+@pytest.fixture(scope="session")
+def short_training():
+    """Overrides for two epochs with an evaluation each; every score counts, so that there is something to compare."""
+    return SHORT

@@ -1,17 +1,23 @@
 """From a published checkpoint to a run folder: recognise the family, infer the network, convert, write."""
 
+import hashlib
+import json
 import os
 import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from dh_keras.builder import build_detector
 from dh_keras.checkpoints import authors, mmdetection
 from dh_keras.checkpoints.class_names import name_classes
-from dh_keras.checkpoints.tensors import assign_tensors, variables_by_path
+from dh_keras.checkpoints.tensors import assign_tensors, unused_tensors, variables_by_path
 from dh_keras.checkpoints.torch_file import TorchFile, read_torch_file
-from dh_keras.config import Config, validate_config
+from dh_keras.config import Config, load_config, save_config
 from dh_keras.data.coco import Category
 from dh_keras.errors import ConfigError, DataError
 from dh_keras.model import DoubleHeadRCNN
@@ -19,6 +25,7 @@ from dh_keras.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, RunFolder, create_ru
 from dh_keras.weights import save_weights
 
 FAMILIES = (authors, mmdetection)
+ORIGIN_FILE = "origin.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +34,7 @@ class Imported:
 
     Args:
         model: with the checkpoint's weights.
+        path: the checkpoint.
         config: inferred, complete.
         categories: class index k is categories[k].
         family: whose format it was, for people.
@@ -35,19 +43,52 @@ class Imported:
     """
 
     model: DoubleHeadRCNN
+    path: Path
     config: Config
     categories: tuple[Category, ...]
     family: str
     unused: tuple[str, ...]
     extras: tuple[str, ...]
 
+    def origin(self) -> dict[str, Any]:
+        """Where the weights come from, ready for JSON."""
+        with open(self.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {
+            "file": self.path.name,
+            "sha256": digest,
+            "family": self.family,
+            "unused_tensors": list(self.unused),
+            "unused_keys": list(self.extras),
+        }
 
-def convert_checkpoint(path: str | Path, *, class_names: str | Path | None = None) -> Imported:
+    def summary(self) -> str:
+        """What was recognised and what was left out, in a few lines."""
+        model = self.config.model
+        non_local = f" and {model.conv_head.blocks} non-local blocks" if model.conv_head.non_local.channels else ""
+        kinds = Counter(next(part for part in reversed(name.split(".")) if not part.isdigit()) for name in self.unused)
+        unused = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        return "\n".join(
+            [
+                f"recognised: {self.family}, {model.variant}, ResNet-{model.backbone.depth}, conv-head with "
+                f"{model.conv_head.blocks} bottlenecks{non_local}, {model.geometry} geometry",
+                f"{len(self.categories)} classes: {', '.join(category.name for category in self.categories[:6])}"
+                f"{', ...' if len(self.categories) > 6 else ''}",
+                f"{self.model.count_params():,} parameters, every tensor of the network used",
+                f"left out: tensors: {unused or 'none'}; beside the network: {', '.join(self.extras) or 'nothing'}",
+            ]
+        )
+
+
+def convert_checkpoint(
+    path: str | Path, *, class_names: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Imported:
     """Read a checkpoint of the paper authors' release or of MMDetection into a model of this package.
 
     Args:
         path: the .pth file.
         class_names: see `name_classes`.
+        overrides: `key=value` changes to the inferred config, such as "model.score_threshold=0.3".
 
     Raises:
         DataError: one line that names the file and the tensor, when it is damaged, of another model, or incomplete.
@@ -58,24 +99,24 @@ def convert_checkpoint(path: str | Path, *, class_names: str | Path | None = Non
     config, num_classes = family.infer_config(file.tensors, source)
     if num_classes < 1:
         raise DataError(f"{source}: its class predictor has no class but the background")
-    _require_buildable(config, source)
+    config = _complete(config, overrides, source)
+    rules = family.rules(config)
+    unused = unused_tensors(file.tensors, rules, unused=family.UNUSED, source=source)
     categories = name_classes(num_classes, names_file=class_names, own_names=_own_names(file))
-    model = build_detector(config.model, num_classes=num_classes)
-    unused = assign_tensors(
-        file.tensors, family.rules(config), variables_by_path(model), unused=family.UNUSED, source=source
-    )
-    return Imported(model, config, categories, family.FAMILY, tuple(unused), file.extras)
+    model = build_detector(config.model, num_classes=num_classes, pretrained=False)
+    assign_tensors(file.tensors, rules, variables_by_path(model), source=source)
+    return Imported(model, Path(path), config, categories, family.FAMILY, tuple(unused), file.extras)
 
 
 def import_checkpoint(
-    path: str | Path, output: str | Path, *, class_names: str | Path | None = None
+    path: str | Path, output: str | Path, *, class_names: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> tuple[RunFolder, Imported]:
     """Convert a checkpoint and write it as a run folder, which appears only when it is complete.
 
     Args:
         path: the .pth file.
         output: the run folder; must be new or empty.
-        class_names: see `name_classes`.
+        class_names, overrides: see `convert_checkpoint`.
 
     Returns:
         The run folder and what was converted.
@@ -90,13 +131,14 @@ def import_checkpoint(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output}: exists already and is not overwritten; choose another --output")
-    imported = convert_checkpoint(path, class_names=class_names)
+    imported = convert_checkpoint(path, class_names=class_names, overrides=overrides)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
         run = create_run(partial, imported.config, imported.categories)
         save_weights(imported.model, run.path / BEST_WEIGHTS)
         shutil.copyfile(run.path / BEST_WEIGHTS, run.path / LAST_WEIGHTS)
+        (run.path / ORIGIN_FILE).write_text(json.dumps(imported.origin(), indent=1), encoding="utf-8")
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -112,11 +154,16 @@ def _recognise(file: TorchFile) -> ModuleType:
     raise DataError(f"{file.path}: not a model of {known}; its {len(names)} tensors begin with {', '.join(names[:3])}")
 
 
-def _require_buildable(config: Config, source: str) -> None:
-    try:
-        validate_config(config)
-    except ConfigError as error:
-        raise DataError(f"{source}: a network that cannot be built: {error}") from error
+def _complete(config: Config, overrides: Sequence[str], source: str) -> Config:
+    """The config with overrides, validated."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inferred.yaml"
+        save_config(config, path)
+        try:
+            load_config(path)
+        except ConfigError as error:
+            raise DataError(f"{source}: a network that cannot be built: {error}") from error
+        return load_config(path, overrides)
 
 
 def _own_names(file: TorchFile) -> list[str] | None:

@@ -49,7 +49,7 @@ def infer_config(tensors: Mapping[str, np.ndarray], source: str) -> tuple[Config
     model.backbone.stride_in_1x1 = False
     model.fpn.channels = count_outputs(tensors, "neck.lateral_convs.0.conv.weight", source)
     model.rpn.low_quality_iou, model.rpn.ignore_border, model.rpn.box_loss_beta = 0.3, False, 0.0
-    model.rpn.post_nms_train = 1000
+    model.rpn.low_quality_own_box, model.rpn.post_nms_train = True, 1000
     model.roi.sampling_ratio = 0
     model.fc_head.channels = count_outputs(tensors, f"{HEAD}fc_branch.0.weight", source)
     model.conv_head.channels = count_outputs(tensors, f"{HEAD}res_block.conv2.conv.weight", source)

@@ -63,7 +63,7 @@ def _kernel_shape(shape: Shape) -> Shape:
     return (shape[3], shape[2], shape[0], shape[1])
 
 
-VECTOR = Conversion(lambda shape: shape, lambda x: x)
+SAME = Conversion(lambda shape: shape, lambda x: x)
 CONV = Conversion(_kernel_shape, lambda x: x.transpose(2, 3, 1, 0))
 DENSE = Conversion(lambda shape: shape[::-1], lambda x: x.T)
 FIRST_DENSE = Conversion(lambda shape: shape[::-1], _flatten_order)
@@ -88,7 +88,7 @@ def rescale_gamma(epsilon: float) -> Callable[[np.ndarray, np.ndarray], np.ndarr
     return combine
 
 
-def layer_rules(target: str, source: str, kernel: Conversion, bias: Conversion | None = VECTOR) -> list[Rule]:
+def layer_rules(target: str, source: str, kernel: Conversion, bias: Conversion | None = SAME) -> list[Rule]:
     """A convolution or fully connected layer; bias None for one without."""
     rules = [Rule(f"{target}/kernel", (f"{source}.weight",), kernel)]
     return rules if bias is None else [*rules, Rule(f"{target}/bias", (f"{source}.bias",), bias)]
@@ -96,15 +96,15 @@ def layer_rules(target: str, source: str, kernel: Conversion, bias: Conversion |
 
 def norm_rules(target: str, source: str, *, epsilon: float = BATCH_NORM_EPSILON) -> list[Rule]:
     """A batch norm, whose epsilon may differ from ours."""
-    gamma = Rule(f"{target}/gamma", (f"{source}.weight",), VECTOR)
+    gamma = Rule(f"{target}/gamma", (f"{source}.weight",), SAME)
     if epsilon != BATCH_NORM_EPSILON:
         sources = (f"{source}.weight", f"{source}.running_var")
-        gamma = Rule(f"{target}/gamma", sources, VECTOR, rescale_gamma(epsilon))
+        gamma = Rule(f"{target}/gamma", sources, SAME, rescale_gamma(epsilon))
     return [
         gamma,
-        Rule(f"{target}/beta", (f"{source}.bias",), VECTOR),
-        Rule(f"{target}/moving_mean", (f"{source}.running_mean",), VECTOR),
-        Rule(f"{target}/moving_variance", (f"{source}.running_var",), VECTOR),
+        Rule(f"{target}/beta", (f"{source}.bias",), SAME),
+        Rule(f"{target}/moving_mean", (f"{source}.running_mean",), SAME),
+        Rule(f"{target}/moving_variance", (f"{source}.running_var",), SAME),
     ]
 
 
@@ -115,44 +115,56 @@ def conv_norm_rules(target: str, conv: str, norm: str, *, epsilon: float = BATCH
 
 def variables_by_path(layer: Any) -> dict[str, Any]:
     """Variables of a built model or layer, by their path inside it; metrics and random states are left out."""
-    return {variable.path.partition("/")[2]: variable for variable in layer.weights}
+    return {variable.path.split(f"{layer.name}/", 1)[1]: variable for variable in layer.weights}
+
+
+def unused_tensors(
+    tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, unused: Iterable[str], source: str
+) -> list[str]:
+    """Check the names of a file against a name table.
+
+    Args:
+        tensors: by name, of the file.
+        rules: the name table.
+        unused: patterns of names that the file may hold and we have no use for.
+        source: what to call the file in errors.
+
+    Returns:
+        Names of the tensors that are left unused.
+
+    Raises:
+        DataError: naming a tensor that is missing or that nothing is known about.
+    """
+    consumed = dict.fromkeys(name for rule in rules for name in rule.sources)
+    for name in consumed:
+        get_tensor(tensors, name, source)
+    left = [name for name in tensors if name not in consumed]
+    unknown = [name for name in left if not any(re.fullmatch(pattern, name) for pattern in unused)]
+    if unknown:
+        raise DataError(f"{source}: {len(unknown)} tensors that this network has no place for, first {unknown[0]}")
+    return left
 
 
 def assign_tensors(
-    tensors: Mapping[str, np.ndarray],
-    rules: Sequence[Rule],
-    variables: Mapping[str, Any],
-    *,
-    unused: Iterable[str],
-    source: str,
-) -> list[str]:
+    tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], variables: Mapping[str, Any], *, source: str
+) -> None:
     """Give every variable its value; nothing is assigned unless everything fits.
 
     Args:
         tensors: by name, of the file.
         rules: one for each variable.
         variables: by path, see `variables_by_path`.
-        unused: patterns of names that the file may hold and we have no use for.
         source: what to call the file in errors.
 
-    Returns:
-        Names of the tensors that were left unused.
-
     Raises:
-        DataError: naming the tensor, when one is missing, unknown, of another shape, or not finite.
+        DataError: naming the tensor, when one is missing, of another shape, or not finite.
     """
     if {rule.target for rule in rules} != set(variables):
         different = sorted({rule.target for rule in rules} ^ set(variables))
         raise DataError(f"{source}: the network has other layers than its config; first {different[0]}")
     values = {rule.target: _value(rule, tensors, tuple(variables[rule.target].shape), source) for rule in rules}
-    consumed = {name for rule in rules for name in rule.sources}
-    left = [name for name in tensors if name not in consumed]
-    unknown = [name for name in left if not any(re.fullmatch(pattern, name) for pattern in unused)]
-    if unknown:
-        raise DataError(f"{source}: {len(unknown)} tensors that this network has no place for, first {unknown[0]}")
     for path, value in values.items():
         variables[path].assign(value)
-    return left
 
 
 def _value(rule: Rule, tensors: Mapping[str, np.ndarray], shape: Shape, source: str) -> np.ndarray:

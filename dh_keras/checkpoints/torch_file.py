@@ -89,13 +89,11 @@ def _load(path: Path) -> Any:
 
 def _reason(error: Exception) -> str:
     """What PyTorch's many lines come down to."""
-    needed = re.search(r"[Uu]nsupported (?:global|class|operand)[^\n]*?(?:GLOBAL )?([\w]+(?:\.[\w]+)+)", str(error))
-    if needed is None:
-        needed = re.search(r"(?:GLOBAL|class) ([\w]+(?:\.[\w]+)+) was not an allowed", str(error))
+    needed = re.search(r"GLOBAL ([\w.]+)", str(error))
     if needed:
         return (
-            f"refused, because reading it would run code of {needed[1]}; save only its tensors where it was written: "
-            "torch.save({'state_dict': checkpoint['state_dict']}, 'tensors.pth')"
+            f"refused, because reading it would run code of {needed[1]}; where it was written, save its tensors alone: "
+            "torch.save({'state_dict': model.state_dict()}, 'tensors.pth')"
         )
     return "not a complete PyTorch file; it may be cut off, or of another kind"
 

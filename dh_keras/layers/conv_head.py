@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dh_keras.layers.conv_norm import ConvNorm
+from dh_keras.layers.conv_norm import PYTORCH_DEFAULT, ConvNorm
 from dh_keras.layers.non_local import NonLocalBlock
 from dh_keras.layers.predictors import BoxPredictors
 from dh_keras.layers.resnet import BOTTLENECK_EXPANSION, ResidualBlock
@@ -99,7 +99,10 @@ class ConvHead(keras.layers.Layer):
                     )
                 )
             filters = channels // BOTTLENECK_EXPANSION
-            self.bottlenecks.append(ResidualBlock(filters=filters, norm=norm, name=f"bottleneck{index}"))
+            # Small kernels before a norm learn faster, which shows when the head is trained from random weights.
+            self.bottlenecks.append(
+                ResidualBlock(filters=filters, norm=norm, kernel_initializer=PYTORCH_DEFAULT, name=f"bottleneck{index}")
+            )
         self.predictors = BoxPredictors(num_classes=num_classes, classes=classes, boxes=boxes, name="predictors")
 
     def build(self, input_shape: tuple) -> None:
@@ -112,12 +115,15 @@ class ConvHead(keras.layers.Layer):
 
     def call(self, roi_features: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
         """Predict from float [R, 7, 7, C]; see `BoxPredictors`."""
-        features = self.up_block(roi_features, training=training)
+        num_rois = tf.shape(roi_features)[0]
+        # A convolution of nothing has the wrong shape on a CPU, its batch statistics are NaN: a blank RoI stands in.
+        features = tf.pad(roi_features, [[0, tf.maximum(1 - num_rois, 0)], [0, 0], [0, 0], [0, 0]])
+        features = self.up_block(features, training=training)
         for index, bottleneck in enumerate(self.bottlenecks):
             if self.non_local_blocks:
                 features = self.non_local_blocks[index](features, training=training)
             features = bottleneck(features, training=training)
-        return self.predictors(tf.reduce_mean(features, axis=[1, 2]))
+        return self.predictors(tf.reduce_mean(features, axis=[1, 2])[:num_rois])
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -7,6 +7,11 @@ import tensorflow as tf
 
 from dh_keras.layers.normalization import make_norm
 
+# Kernels that keep the size of activations through a ReLU (He et al. 2015), counted over a kernel's outputs.
+HE_NORMAL = keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
+# PyTorch's default for a convolution, uniform within 1 / sqrt(inputs).
+PYTORCH_DEFAULT = keras.initializers.VarianceScaling(1.0 / 3.0, mode="fan_in", distribution="uniform")
+
 
 @keras.saving.register_keras_serializable(package="dh_keras")
 class ConvNorm(keras.layers.Layer):
@@ -20,27 +25,41 @@ class ConvNorm(keras.layers.Layer):
         stride: stride along both axes.
         norm: see `make_norm`.
         relu: whether a ReLU follows.
+        zero_gamma: see `make_norm`.
+        kernel_initializer: a Keras initializer, `HE_NORMAL` by default.
     """
 
-    def __init__(self, *, filters: int, kernel_size: int, stride: int = 1, norm: str, relu: bool, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        filters: int,
+        kernel_size: int,
+        stride: int = 1,
+        norm: str,
+        relu: bool,
+        zero_gamma: bool = False,
+        kernel_initializer: Any = HE_NORMAL,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
         self.stride = stride
         self.norm_kind = norm
         self.relu = relu
+        self.zero_gamma = zero_gamma
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.conv = keras.layers.Conv2D(
             filters,
             kernel_size,
             strides=stride,
             padding="same" if stride == 1 else "valid",
             use_bias=False,
-            kernel_initializer=keras.initializers.VarianceScaling(
-                2.0, mode="fan_out", distribution="untruncated_normal"
-            ),
+            # A fresh copy: an initializer with a seed would give every layer the same kernel.
+            kernel_initializer=self.kernel_initializer.clone(),
             name="conv",
         )
-        self.norm = make_norm(norm, filters, name="norm")
+        self.norm = make_norm(norm, filters, zero_gamma=zero_gamma)
 
     def build(self, input_shape: tuple) -> None:
         """Create the kernel and the normalisation's vectors."""
@@ -64,4 +83,6 @@ class ConvNorm(keras.layers.Layer):
             "stride": self.stride,
             "norm": self.norm_kind,
             "relu": self.relu,
+            "zero_gamma": self.zero_gamma,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

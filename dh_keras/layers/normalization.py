@@ -36,23 +36,26 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-def make_norm(norm: str, channels: int, *, name: str = "norm") -> keras.layers.Layer:
+def make_norm(norm: str, channels: int, *, zero_gamma: bool = False, name: str = "norm") -> keras.layers.Layer:
     """Build the normalisation that follows a convolution.
 
     Args:
         norm: "batch"; "frozen", batch norm whose four vectors never change; "sync", batch norm with statistics over
             all replicas; or "group", 32 groups (or the largest divisor of both 32 and channels).
         channels: number of channels.
+        zero_gamma: start with a scale of zero instead of one; a frozen norm, which could never leave it, does not.
         name: name of the layer.
     """
-    settings = {"momentum": BATCH_NORM_MOMENTUM, "epsilon": BATCH_NORM_EPSILON, "name": name}
+    gamma = "zeros" if zero_gamma and norm != "frozen" else "ones"
+    settings = {"epsilon": BATCH_NORM_EPSILON, "gamma_initializer": gamma, "name": name}
+    batch_settings = {"momentum": BATCH_NORM_MOMENTUM, **settings}
     if norm == "batch":
-        return FusedBatchNormalization(**settings)
+        return FusedBatchNormalization(**batch_settings)
     if norm == "frozen":
-        return FusedBatchNormalization(trainable=False, **settings)
+        return FusedBatchNormalization(trainable=False, **batch_settings)
     if norm == "sync":
-        return keras.layers.BatchNormalization(synchronized=True, **settings)
+        return keras.layers.BatchNormalization(synchronized=True, **batch_settings)
     if norm == "group":
         groups = math.gcd(GROUP_NORM_GROUPS, channels)
-        return keras.layers.GroupNormalization(groups=groups, epsilon=BATCH_NORM_EPSILON, name=name)
+        return keras.layers.GroupNormalization(groups=groups, **settings)
     raise ValueError(f"`norm` must be batch, frozen, sync or group, got {norm!r}")

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dh_keras.layers.conv_norm import ConvNorm
+from dh_keras.layers.conv_norm import HE_NORMAL, ConvNorm
 
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 STAGES = ("C2", "C3", "C4", "C5")
@@ -23,6 +23,9 @@ class ResidualBlock(keras.layers.Layer):
         stride_in_1x1: a bottleneck block strides in its first 1x1 convolution instead of its 3x3.
         projection: whether the shortcut is a 1x1 convolution and norm, else the identity.
         norm: see `make_norm`.
+        identity_start: the last norm starts with a scale of zero, so that a new block passes its shortcut on
+            (Goyal et al. 2017, section 5.1).
+        kernel_initializer: see `ConvNorm`.
     """
 
     def __init__(
@@ -34,6 +37,8 @@ class ResidualBlock(keras.layers.Layer):
         stride_in_1x1: bool = False,
         projection: bool = False,
         norm: str,
+        identity_start: bool = False,
+        kernel_initializer: Any = HE_NORMAL,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -43,23 +48,27 @@ class ResidualBlock(keras.layers.Layer):
         self.stride_in_1x1 = stride_in_1x1
         self.projection = projection
         self.norm_kind = norm
+        self.identity_start = identity_start
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.output_channels = filters * BOTTLENECK_EXPANSION if bottleneck else filters
+        shared = {"norm": norm, "kernel_initializer": self.kernel_initializer}
+        last = {"relu": False, "zero_gamma": identity_start, **shared}
         if bottleneck:
             strides = (stride, 1) if stride_in_1x1 else (1, stride)
             self.convs = [
-                ConvNorm(filters=filters, kernel_size=1, stride=strides[0], norm=norm, relu=True, name="conv1"),
-                ConvNorm(filters=filters, kernel_size=3, stride=strides[1], norm=norm, relu=True, name="conv2"),
-                ConvNorm(filters=self.output_channels, kernel_size=1, norm=norm, relu=False, name="conv3"),
+                ConvNorm(filters=filters, kernel_size=1, stride=strides[0], relu=True, name="conv1", **shared),
+                ConvNorm(filters=filters, kernel_size=3, stride=strides[1], relu=True, name="conv2", **shared),
+                ConvNorm(filters=self.output_channels, kernel_size=1, name="conv3", **last),
             ]
         else:
             self.convs = [
-                ConvNorm(filters=filters, kernel_size=3, stride=stride, norm=norm, relu=True, name="conv1"),
-                ConvNorm(filters=filters, kernel_size=3, norm=norm, relu=False, name="conv2"),
+                ConvNorm(filters=filters, kernel_size=3, stride=stride, relu=True, name="conv1", **shared),
+                ConvNorm(filters=filters, kernel_size=3, name="conv2", **last),
             ]
         self.shortcut = None
         if projection:
             self.shortcut = ConvNorm(
-                filters=self.output_channels, kernel_size=1, stride=stride, norm=norm, relu=False, name="shortcut"
+                filters=self.output_channels, kernel_size=1, stride=stride, relu=False, name="shortcut", **shared
             )
 
     def build(self, input_shape: tuple) -> None:
@@ -89,6 +98,8 @@ class ResidualBlock(keras.layers.Layer):
             "stride_in_1x1": self.stride_in_1x1,
             "projection": self.projection,
             "norm": self.norm_kind,
+            "identity_start": self.identity_start,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
 
@@ -142,6 +153,7 @@ class ResNet(keras.layers.Layer):
                     # The first block changes the number of channels, except in the first stage of a basic network.
                     projection=first and (bottleneck or index > 0),
                     norm=self.norm_kind,
+                    identity_start=True,
                     name=f"{STAGES[index].lower()}_block{block}",
                 )
             )

@@ -20,7 +20,8 @@ class RoIAlign(keras.layers.Layer):
     """
 
     def __init__(self, *, scale: float = 1.0, sampling_ratio: int = 2, geometry: str = "continuous", **kwargs: Any):
-        super().__init__(**kwargs)
+        # Under mixed precision Keras would cast the RoIs too, and half precision has steps of a pixel above 1024.
+        super().__init__(autocast=False, **kwargs)
         self.scale = scale
         self.sampling_ratio = sampling_ratio
         self.geometry = geometry

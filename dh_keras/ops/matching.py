@@ -12,6 +12,7 @@ def match_boxes(
     foreground_iou: float,
     background_iou: float,
     low_quality_iou: float | None = None,
+    low_quality_own_box: bool = False,
 ) -> tf.Tensor:
     """Give every box the index of its ground-truth box, or say that it is background or ignored.
 
@@ -22,6 +23,7 @@ def match_boxes(
         background_iou: a box whose best overlap is below this is background; between the two it is ignored.
         low_quality_iou: when given, the best boxes of a ground truth (ties included) are matched too if their overlap
             is above 0 and reaches this; they keep the ground truth that overlaps *them* most.
+        low_quality_own_box: they take the ground truth that they are the best of instead; the last one if several.
 
     Returns:
         int32 [..., N]: index into G, `MATCH_BACKGROUND` or `MATCH_IGNORE`. An image without ground truth is background.
@@ -36,6 +38,10 @@ def match_boxes(
     if low_quality_iou is not None:
         best_of_gt = tf.reduce_max(iou, axis=-2, keepdims=True)
         is_best = (iou == best_of_gt) & (iou > 0.0) & (iou >= low_quality_iou)
-        foreground |= tf.reduce_any(is_best, axis=-1)
+        is_best_of_any = tf.reduce_any(is_best, axis=-1)
+        foreground |= is_best_of_any
+        if low_quality_own_box:
+            own_gt = tf.reduce_max(tf.where(is_best, tf.range(tf.shape(iou)[-1]), -1), axis=-1)
+            best_gt = tf.where(is_best_of_any, own_gt, best_gt)
     unmatched = tf.where(best_iou < background_iou, MATCH_BACKGROUND, MATCH_IGNORE)
     return tf.where(foreground, best_gt, unmatched)

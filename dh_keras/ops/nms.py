@@ -51,4 +51,9 @@ def class_aware_nms(
     num_groups = tf.reduce_max(tf.concat([[0], groups], axis=0)) + 1
     columns = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(num_groups, tf.float32))), tf.int32)
     places = tf.stack([groups // columns, groups % columns] * 2, axis=1)
-    return nms(boxes + tf.cast(places, boxes.dtype) * (2.0 * extent), scores, max_output=max_output, iou_threshold=iou_threshold)
+    return nms(
+        boxes + tf.cast(places, boxes.dtype) * (2.0 * extent),
+        scores,
+        max_output=max_output,
+        iou_threshold=iou_threshold,
+    )

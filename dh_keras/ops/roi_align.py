@@ -86,10 +86,12 @@ def roi_align(
     horizontal = _axis_weights(rois[:, 1], rois[:, 3], strides, map_size[:, 1], sampling_ratio, geometry)
     assemble = _assemble_dense if vertical.counts is None else _assemble_ragged
     indices, weights = assemble(first_cell, map_size[:, 1], vertical, horizontal)
-    num_rows = tf.shape(rois)[0] * ROI_OUTPUT_SIZE * ROI_OUTPUT_SIZE
+    num_rois = tf.shape(rois)[0]
+    # The kernels of the product divide by the number of rows, so without RoIs there are the rows of an empty one.
+    num_rows = tf.maximum(num_rois, 1) * ROI_OUTPUT_SIZE * ROI_OUTPUT_SIZE
     multiply = _differentiable_sparse_matmul if differentiable else _sparse_matmul
     pooled = multiply(indices, weights, num_rows, table)
-    pooled = tf.reshape(pooled, [-1, ROI_OUTPUT_SIZE, ROI_OUTPUT_SIZE, channels])
+    pooled = tf.reshape(pooled, [-1, ROI_OUTPUT_SIZE, ROI_OUTPUT_SIZE, channels])[:num_rois]
     return tf.cast(pooled, maps[0].dtype)
 
 
@@ -209,12 +211,7 @@ def _differentiable_sparse_matmul(
         matrix = _csr_matrix(indices, values, num_rows, tf.shape(table)[0])
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            # The transposed product is not defined for a matrix without rows.
-            return tf.cond(
-                num_rows > 0,
-                lambda: tf.raw_ops.SparseMatrixMatMul(a=matrix, b=upstream, transpose_a=True),
-                lambda: tf.zeros_like(table),
-            )
+            return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=upstream, transpose_a=True)
 
         return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=table), gradient
 

@@ -76,7 +76,7 @@ def train(
     distribution = make_strategy(strategy)
     data = load_training_data(config)
     with distribution.scope():
-        model = _build(config, data, distribution)
+        model = _build(config, data, distribution, pretrained=not resume and init is None)
         if init is not None and not resume:
             _report_init(initialize_weights(model, init, data.train.categories), init)
     chief = is_chief(distribution)
@@ -129,7 +129,9 @@ def _plan(config: Config, dataset: CocoDataset) -> tuple[np.ndarray, Length]:
     return indices[plan][: length.steps], length
 
 
-def _build(config: Config, data: TrainingData, distribution: tf.distribute.Strategy) -> DoubleHeadRCNN:
+def _build(
+    config: Config, data: TrainingData, distribution: tf.distribute.Strategy, *, pretrained: bool
+) -> DoubleHeadRCNN:
     batch_size, settings = config.data.batch_size, config.train
     replicas = distribution.num_replicas_in_sync
     if batch_size % replicas:
@@ -140,7 +142,7 @@ def _build(config: Config, data: TrainingData, distribution: tf.distribute.Strat
         f"{settings.lr:g} for a batch of {settings.base_batch_size} -> {schedule.lr:g} for a batch of {batch_size}, "
         f"warm-up {settings.warmup_steps} steps, drops after steps {schedule.drops}"
     )
-    model = build_detector(config.model, num_classes=data.train.num_classes, seed=settings.seed)
+    model = build_detector(config.model, num_classes=data.train.num_classes, seed=settings.seed, pretrained=pretrained)
     optimizer = RecipeSGD(schedule, momentum=settings.momentum, l2=settings.l2, clip_norm=settings.clip_norm or None)
     model.compile(optimizer=optimizer, jit_compile=False)
     optimizer.build(model.trainable_variables)

@@ -9,7 +9,7 @@ from dh_keras.constants import MATCH_IGNORE as IGNORE
 from dh_keras.ops.matching import match_boxes
 
 
-def match(iou, valid=None, low_quality_iou=None, foreground_iou=0.7, background_iou=0.3):
+def match(iou, valid=None, low_quality_iou=None, low_quality_own_box=False, foreground_iou=0.7, background_iou=0.3):
     iou = np.asarray(iou, np.float32)
     valid = np.ones(iou.shape[:-2] + iou.shape[-1:], bool) if valid is None else np.asarray(valid)
     matches = match_boxes(
@@ -18,6 +18,7 @@ def match(iou, valid=None, low_quality_iou=None, foreground_iou=0.7, background_
         foreground_iou=foreground_iou,
         background_iou=background_iou,
         low_quality_iou=low_quality_iou,
+        low_quality_own_box=low_quality_own_box,
     )
     assert matches.dtype == tf.int32
     return matches.numpy().tolist()
@@ -46,6 +47,18 @@ def test_best_boxes_of_a_ground_truth_are_matched_ties_included():
 def test_a_low_quality_match_keeps_the_ground_truth_that_overlaps_the_box_most():
     # The first box is the best one of both ground truths.
     assert match([[0.5, 0.6], [0.1, 0.1]], low_quality_iou=0.0) == [1, BG]
+
+
+def test_a_low_quality_match_can_take_the_ground_truth_that_it_is_the_best_of():
+    overlaps = [[0.8, 0.6, 0.0], [0.9, 0.1, 0.0], [0.3, 0.0, 0.2], [0.75, 0.0, 0.1]]
+    # Box 0 overlaps ground truth 0 most but is the best one of 1; box 2 likewise with 2; 3 is nobody's best one.
+    assert match(overlaps, low_quality_iou=0.0) == [0, 0, 0, 0]
+    assert match(overlaps, low_quality_iou=0.0, low_quality_own_box=True) == [1, 0, 2, 0]
+    assert match(overlaps, low_quality_iou=0.3, low_quality_own_box=True) == [1, 0, IGNORE, 0]
+    # The last of several, as in a loop over the ground truth; padding is none of them.
+    overlaps = [[0.5, 0.6, 0.4, 0.4]]
+    valid = [True, True, True, False]
+    assert match(overlaps, valid, low_quality_iou=0.0, low_quality_own_box=True) == [2]
 
 
 def test_low_quality_matches_need_the_given_overlap():
@@ -78,7 +91,9 @@ def test_no_boxes_have_no_matches():
 def test_a_batch_gives_what_its_images_give_alone():
     generator = np.random.default_rng(3)
     # A few discrete overlaps, so that ties are frequent.
-    overlaps = generator.choice(np.float32([0, 0.1, 0.3, 0.45, 0.7, 0.9]), (3, 20, 4), p=[0.6, 0.1, 0.1, 0.1, 0.05, 0.05])
+    overlaps = generator.choice(
+        np.float32([0, 0.1, 0.3, 0.45, 0.7, 0.9]), (3, 20, 4), p=[0.6, 0.1, 0.1, 0.1, 0.05, 0.05]
+    )
     valid = np.array([[True, True, True, False], [False] * 4, [True] * 4])
     expected = [_slow_match(o, v, 0.7, 0.3) for o, v in zip(overlaps, valid, strict=True)]
     assert match(overlaps, valid, low_quality_iou=0.0) == expected

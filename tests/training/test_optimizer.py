@@ -1,0 +1,57 @@
+"""SGD against a plain NumPy version of PyTorch's rule: clip, add decay, velocity, step."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dh_keras.training.optimizer import RecipeSGD
+
+
+def plain_sgd(weights, gradients, rates, *, momentum, l2, clip_norm):
+    """torch.optim.SGD(momentum, weight_decay=l2) after clip_grad_norm_, in float64."""
+    weights = [np.array(w, np.float64) for w in weights]
+    velocities = [np.zeros_like(w) for w in weights]
+    for step_gradients, rate in zip(gradients, rates, strict=True):
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in step_gradients))
+        factor = min(1.0, clip_norm / norm) if clip_norm else 1.0
+        for index, gradient in enumerate(step_gradients):
+            velocities[index] = momentum * velocities[index] + gradient * factor + l2 * weights[index]
+            weights[index] = weights[index] - rate * velocities[index]
+    return weights
+
+
+@pytest.mark.parametrize("clip_norm", [None, 2.0])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_steps_across_a_drop_of_the_learning_rate_follow_pytorchs_rule(momentum, clip_norm):
+    random = np.random.default_rng(3)
+    start = [random.normal(size=shape).astype(np.float32) for shape in ((3, 2), (4,))]
+    gradients = [[random.normal(size=w.shape).astype(np.float32) for w in start] for _ in range(8)]
+    rates = [0.1, 0.2, 0.3, 0.3, 0.03, 0.03, 0.03, 0.003]
+
+    class Table(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return tf.gather(tf.constant(rates), tf.cast(step, tf.int32))
+
+    variables = [keras.Variable(w) for w in start]
+    optimizer = RecipeSGD(Table(), momentum=momentum, l2=0.01, clip_norm=clip_norm)
+    for step_gradients in gradients:
+        optimizer.apply([tf.constant(g) for g in step_gradients], variables)
+    expected = plain_sgd(start, gradients, rates, momentum=momentum, l2=0.01, clip_norm=clip_norm)
+    for variable, value in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_variable_without_a_gradient_is_left_alone():
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
+    optimizer = RecipeSGD(0.1, l2=0.5)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        optimizer.apply([tf.constant([1.0, 1.0]), None], variables)
+    np.testing.assert_allclose(variables[0].numpy(), [1 - 0.1 * 1.5, 2 - 0.1 * 2.0])
+    np.testing.assert_array_equal(variables[1].numpy(), [3.0])
+
+
+def test_the_optimizer_comes_back_from_its_config():
+    optimizer = RecipeSGD(0.25, momentum=0.5, l2=0.125, clip_norm=3.0)
+    copy = RecipeSGD.from_config(optimizer.get_config())
+    assert (float(copy.learning_rate), copy.momentum, copy.l2, copy.global_clipnorm) == (0.25, 0.5, 0.125, 3.0)
