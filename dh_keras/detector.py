@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dh_keras.builder import build_detector
 from dh_keras.data.coco import Category, CocoDataset
+from dh_keras.data.images import one_line
 from dh_keras.data.pipeline import image_dataset
 from dh_keras.data.transforms import decode_image
 from dh_keras.errors import DataError
@@ -275,10 +276,9 @@ def read_image(path: str | Path) -> np.ndarray:
         raise DataError(undecodable(str(path), error)) from error
 
 
-def undecodable(name: str, error: Exception) -> str:
+def undecodable(name: str, error: tf.errors.OpError) -> str:
     """One line for an image that TensorFlow could not decode."""
-    text = getattr(error, "message", str(error)).strip()
-    return f"{name}: not a readable JPEG or PNG image, it may be cut off: {text.splitlines()[0][:160]}"
+    return f"{name}: not a readable JPEG or PNG image, it may be cut off: {one_line(error.message)}"
 
 
 def evaluate_detector(

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 
 from dh_keras.data.coco import Category
+from dh_keras.data.images import one_line
 from dh_keras.errors import DataError
 from dh_keras.model import DoubleHeadRCNN
 from dh_keras.run_folder import CLASSES_FILE, is_run_folder, open_run, read_classes
@@ -58,8 +59,9 @@ def load_weights(model: DoubleHeadRCNN, path: Path) -> None:
         with _without_optimizer(model):
             model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path}: is damaged, or of another architecture than its run's config: {reason}") from error
+        raise DataError(
+            f"{path}: is damaged, or of another architecture than its run's config: {one_line(error)}"
+        ) from error
 
 
 def initialize_weights(model: DoubleHeadRCNN, source: str | Path, categories: Sequence[Category]) -> list[str]:

@@ -6,7 +6,7 @@ SavedModel. Boxes are y1 x1 y2 x2 in continuous pixel coordinates of the image t
 
 import tensorflow as tf
 
-from dh_keras.data.coco import EXIF_MAX_ENTRIES, EXIF_MAX_SEGMENTS, EXIF_WINDOW
+from dh_keras.data.images import EXIF_MAX_ENTRIES, EXIF_MAX_SEGMENTS, EXIF_WINDOW
 
 
 def decode_image(image_bytes: tf.Tensor, orientation: tf.Tensor | None = None) -> tf.Tensor:

@@ -334,29 +334,28 @@ def print_table() -> None:
         print(f"\n{family}")
         forward = [compare_forward(case, image) for image in IMAGES]
         for stage in forward[0]:
-            worst = np.max([found[stage] for found in forward], axis=0)
-            print(f"  {stage:16s} abs {worst[0]:.2e}  rel {worst[1]:.2e}")
+            absolute, relative_to_largest = np.max([found[stage] for found in forward], axis=0)
+            print(f"  {stage:18s} abs {absolute:.1e}  rel {relative_to_largest:.1e}")
         for name, run in (("input tensor", run_from_input), ("photograph", run_from_photograph)):
             outputs = [run(case, image) for image in IMAGES]
-            matched = [compare_proposals(case, image, outputs[image]) for image in IMAGES]
-            print(
-                f"  proposals from the {name}: matched {[f'{m:.1%}' for m, _ in matched]}, "
-                f"scores within {max(s for _, s in matched):.1e}"
-            )
-            for mode in compare_detections(case, 0, outputs[0]):
-                matched = [compare_detections(case, image, outputs[image])[mode] for image in IMAGES]
-                print(
-                    f"  detections {mode}: matched {[f'{m:.1%}' for m, _ in matched]}, "
-                    f"scores within {max(s for _, s in matched):.1e}"
-                )
-        for image in IMAGES:
-            losses, norms = compare_training(case, image)
-            print(f"  image {image}: losses", {name: f"{relative(pair):.1e}" for name, pair in losses.items()})
-            worst = sorted(norms, key=lambda name: -relative(norms[name]))[:6]
-            print(
-                "    gradient norms, worst:",
-                {name: f"{relative(norms[name]):.1e} ({norms[name][1]:.1e})" for name in worst},
-            )
+            _print_matches(f"proposals from the {name}", [compare_proposals(case, i, outputs[i]) for i in IMAGES])
+            found = [compare_detections(case, image, outputs[image]) for image in IMAGES]
+            for mode in found[0]:
+                _print_matches(f"detections {mode}", [of_image[mode] for of_image in found])
+                if case.legacy:
+                    tied = [compare_tied_detections(case, image, outputs[image], mode) for image in IMAGES]
+                    _print_matches(f"detections {mode}, ties in PyTorch's order", tied)
+        training = [compare_training(case, image) for image in IMAGES]
+        for name in LOSSES[family]:
+            print(f"  {name:20s} rel {max(relative(losses[name]) for losses, _ in training):.1e}")
+        worst = {name: max(relative(norms[name]) for _, norms in training) for name in training[0][1]}
+        for name in sorted(worst, key=worst.__getitem__, reverse=True)[:5]:
+            print(f"  gradient norm rel {worst[name]:.1e} {name} (norm {training[0][1][name][1]:.1e})")
+
+
+def _print_matches(what: str, matches: list[tuple[float, float]]) -> None:
+    shares = ", ".join(f"{share:.1%}" for share, _ in matches)
+    print(f"  {what}: matched {shares}; scores within {max(apart for _, apart in matches):.1e}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from dh_keras.data import transforms
-from dh_keras.data.coco import read_exif_orientation
+from dh_keras.data.images import read_exif_orientation
 
 
 def pillow_upright(data):

@@ -1,0 +1,147 @@
+"""Image files as they lie on disk: format, size, orientation and completeness, checked without decoding.
+
+TensorFlow is not imported here, so data can be checked anywhere.
+"""
+
+import os
+import re
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from dh_keras.errors import DataError
+
+# EXIF is looked for in this many leading bytes and JPEG segments only; `transforms.exif_orientation` does the same.
+EXIF_WINDOW = 65536
+EXIF_MAX_SEGMENTS = 64
+EXIF_MAX_ENTRIES = 512
+
+_TAIL = 4096
+
+
+def check_images_on_disk(
+    path: Path, paths: list[str], declared: list[tuple[int, int] | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return int32[N, 2] upright sizes and int32[N] orientations, or raise for the first bad file."""
+    missing = [name for name in paths if not os.path.isfile(name)]
+    if missing:
+        raise DataError(
+            f"annotations {path}: {len(missing)} of {len(paths)} image files are missing, the first is {missing[0]}; "
+            "check the image folder"
+        )
+    with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
+        found = list(pool.map(_upright, paths, declared))
+    problems = [item for item in found if isinstance(item, str)]
+    if problems:
+        others = f" ({len(problems) - 1} more images have problems)" if len(problems) > 1 else ""
+        raise DataError(f"{problems[0]}{others}")
+    return np.array([size for size, _ in found], np.int32), np.array([turn for _, turn in found], np.int32)
+
+
+def _upright(path: str, declared: tuple[int, int] | None) -> tuple[tuple[int, int], int] | str:
+    """Return ((height, width), orientation) of the annotated frame, or one line saying what is wrong with the file.
+
+    Most tools annotate what they show, the image turned by its EXIF tag; some ignore the tag. Where the tag swaps the
+    sides, the size in the JSON tells which it was.
+    """
+    try:
+        raw, orientation = _read_header(path)
+    except DataError as error:
+        return str(error)
+    turned = raw[::-1] if orientation >= 5 else raw
+    if declared in (None, turned):
+        return turned, orientation
+    if declared == raw:
+        return raw, 1
+    shown = f"{raw[1]}x{raw[0]}" + (f" (EXIF orientation {orientation})" if orientation != 1 else "")
+    return (
+        f"image {path}: the file is {shown} but its annotation says {declared[1]}x{declared[0]} (width x height); "
+        "correct width and height, and the boxes if they belong to another size"
+    )
+
+
+def _read_header(path: str) -> tuple[tuple[int, int], int]:
+    """Return (height, width) as stored and the EXIF orientation; refuse other formats and cut-off files."""
+    from PIL import Image, UnidentifiedImageError
+
+    advice = "replace the file or remove it from the annotations"
+    try:
+        with open(path, "rb") as file:
+            head = file.read(EXIF_WINDOW)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            tail = file.read()
+            with Image.open(file) as image:
+                kind, size = image.format, image.size
+                if kind in ("JPEG", "MPO", "PNG") and not _looks_complete(kind, tail):
+                    image.load()  # raises when data is really missing; files with something appended pass
+    except UnidentifiedImageError:
+        raise DataError(f"image {path}: not an image; expected JPEG or PNG; {advice}") from None
+    except Exception as error:  # Pillow raises many types on broken headers
+        raise DataError(f"image {path}: unreadable or truncated ({one_line(error)}); {advice}") from error
+    if kind not in ("JPEG", "MPO", "PNG"):
+        raise DataError(
+            f"image {path}: format {kind}, expected JPEG or PNG (by content, not by name); convert it, for "
+            "example with Pillow: Image.open(old).convert('RGB').save('new.png'), and change file_name"
+        )
+    return (size[1], size[0]), read_exif_orientation(head)
+
+
+def _looks_complete(kind: str, tail: bytes) -> bool:
+    if kind == "PNG":
+        return b"IEND\xae\x42\x60\x82" in tail
+    return tail.rstrip(b"\x00\xff\r\n ").endswith(b"\xff\xd9")
+
+
+def read_exif_orientation(head: bytes) -> int:
+    """Read the EXIF orientation of a JPEG file without decoding it.
+
+    Args:
+        head: the file's first bytes; at most `EXIF_WINDOW` of them are looked at.
+
+    Returns:
+        1..8; 1 when there is no valid tag or the file is not a JPEG.
+    """
+    head = head[:EXIF_WINDOW]
+    try:
+        tiff = _find_exif(head)
+        if tiff is None:
+            return 1
+        order = {b"II": "<", b"MM": ">"}[head[tiff : tiff + 2]]
+        magic, offset = struct.unpack_from(f"{order}HI", head, tiff + 2)
+        (entries,) = struct.unpack_from(f"{order}H", head, tiff + offset)
+        if magic != 42:
+            return 1
+        for entry in range(min(entries, EXIF_MAX_ENTRIES)):
+            place = tiff + offset + 2 + 12 * entry
+            tag, kind = struct.unpack_from(f"{order}HH", head, place)
+            if tag == 0x0112 and kind in (3, 4):
+                (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), head, place + 8)
+                return value if 1 <= value <= 8 else 1
+    except (struct.error, KeyError):
+        pass
+    return 1
+
+
+def _find_exif(head: bytes) -> int | None:
+    """Return where the TIFF header of the EXIF segment starts."""
+    if head[:2] != b"\xff\xd8":
+        return None
+    place = 2
+    for _ in range(EXIF_MAX_SEGMENTS):
+        if head[place : place + 1] != b"\xff" or head[place + 1 : place + 2] in (b"\xda", b"\xd9"):
+            return None
+        if head[place + 1 : place + 2] == b"\xff":  # fill byte before a marker
+            place += 1
+            continue
+        if head[place + 1 : place + 2] == b"\xe1" and head[place + 4 : place + 10] == b"Exif\0\0":
+            return place + 10
+        place += 2 + struct.unpack_from(">H", head, place + 2)[0]
+    return None
+
+
+def one_line(message: object) -> str:
+    """Fold a library's message into one line of at most 200 characters."""
+    text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(message))  # where in TensorFlow it happened helps nobody here
+    return " ".join(text.split())[:200]

@@ -1,0 +1,218 @@
+"""Training end to end on a few small images: the run folder, resuming, fine-tuning, and what stops it."""
+
+import csv
+import json
+import shutil
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from dh_keras.config import load_config
+from dh_keras.errors import DataError, TrainingError
+from dh_keras.run_folder import create_run, next_free_run, open_run
+from dh_keras.training.callbacks import COLUMNS
+from dh_keras.training.loop import _stretches, train
+from dh_keras.training.schedule import Length
+from dh_keras.training.strategy import make_strategy
+from dh_keras.weights import initialize_weights
+
+
+def rows_of(run):
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_folder_holds_everything_that_is_promised(tiny_run):
+    names = {path.name for path in tiny_run.iterdir()}
+    assert names == {
+        "config.yaml",
+        "classes.json",
+        "best.weights.h5",
+        "last.weights.h5",
+        "state.npz",
+        "metrics.csv",
+        "tensorboard",
+        "pictures",
+    }
+    assert [row["name"] for row in json.loads((tiny_run / "classes.json").read_text())] == [
+        category.name for category in open_run(tiny_run).categories
+    ]
+    rows = rows_of(tiny_run)
+    assert list(rows[0]) == list(COLUMNS)
+    assert [(row["step"], row["epoch"]) for row in rows] == [("6", "1"), ("12", "2")] or len(rows) == 2
+    assert all(float(row["total_loss"]) > 0 and float(row["images_per_second"]) > 0 for row in rows)
+    assert all(0 <= float(row["AP"]) <= 1 and 0 <= float(row["data_wait"]) <= 1 for row in rows)
+    assert list((tiny_run / "tensorboard").iterdir())
+    pictures = sorted((tiny_run / "pictures").iterdir())
+    assert len(pictures) == 2
+    with Image.open(pictures[0]) as picture:
+        assert picture.width > 2 * 640 * 0.7
+
+
+def test_weights_files_hold_no_optimizer(tiny_run):
+    with h5py.File(tiny_run / "best.weights.h5") as file:
+        assert not any("optimizer" in name for name in file)
+    with np.load(tiny_run / "state.npz") as state:
+        assert any(name.startswith("optimizer/") for name in state.files)
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped(
+    tiny_run, tmp_path, tiny_overrides, shapes_arguments, short_training
+):
+    overrides = [*tiny_overrides, *shapes_arguments, *short_training]
+    half = tmp_path / "half"
+    train(load_config(overrides=[*overrides, "train.epochs=1"]), output=half)
+    # The interrupted run is one of two epochs that was stopped after the first.
+    shutil.copy(tiny_run / "config.yaml", half / "config.yaml")
+    train(load_config(), output=half, resume=True)
+    for ours, theirs in zip(rows_of(half), rows_of(tiny_run), strict=True):
+        for name in ("step", "epoch", "total_loss", "conv_box_loss", "lr", "AP"):
+            assert float(ours[name] or -1) == pytest.approx(float(theirs[name] or -1), rel=1e-3, abs=1e-4), name
+    with np.load(half / "state.npz") as ours, np.load(tiny_run / "state.npz") as theirs:
+        assert json.loads(str(ours["progress"]))["epoch"] == 2
+        for name in theirs.files:
+            if name.startswith("model/"):
+                np.testing.assert_allclose(ours[name], theirs[name], atol=1e-3)
+
+
+def test_an_existing_folder_is_not_overwritten(tiny_run, tiny_overrides, shapes_arguments, short_training):
+    before = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")}
+    config = load_config(overrides=[*tiny_overrides, *shapes_arguments, *short_training])
+    with pytest.raises(DataError, match=r"exists already and is not overwritten; choose another --output, or --resume"):
+        create_run(tiny_run, config, ())
+    assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
+    assert next_free_run(tiny_run.parent, tiny_run.name).name == f"{tiny_run.name}-2"
+
+
+def test_resuming_needs_a_run_and_its_state(tmp_path, tiny_run):
+    with pytest.raises(DataError, match="not a run folder"):
+        train(load_config(), output=tmp_path, resume=True)
+    without = tmp_path / "without"
+    shutil.copytree(tiny_run, without)
+    (without / "state.npz").unlink()
+    with pytest.raises(TrainingError, match=r"state\.npz: nothing to resume from"):
+        train(load_config(), output=without, resume=True)
+    (without / "state.npz").write_bytes((tiny_run / "state.npz").read_bytes()[:1000])
+    with pytest.raises(TrainingError, match=r"state\.npz: damaged state file"):
+        train(load_config(), output=without, resume=True)
+
+
+def test_fine_tuning_to_other_classes_skips_the_predictors_and_says_so(tiny_run, make_tiny_detector):
+    run = open_run(tiny_run)
+    trained = make_tiny_detector(num_classes=len(run.categories))
+    assert initialize_weights(trained, tiny_run, run.categories) == []
+    other = make_tiny_detector(num_classes=2, seed=3)
+    random = {v.path: v.numpy() for v in other.trainable_variables}
+    skipped = initialize_weights(other, tiny_run, run.categories[:2])
+    assert len(skipped) == 4
+    assert all("predictor" in line and "in the file" in line and "here" in line for line in skipped)
+    for ours, theirs in zip(other.trainable_variables, trained.trainable_variables, strict=True):
+        expected = random[ours.path] if "_predictor" in ours.path and "head/" in ours.path else theirs.numpy()
+        if "rpn" in ours.path:
+            expected = theirs.numpy()
+        np.testing.assert_array_equal(ours.numpy(), expected, err_msg=ours.path)
+
+
+def test_classes_of_other_names_are_other_classes_even_if_as_many(tiny_run, make_tiny_detector):
+    run = open_run(tiny_run)
+    renamed = [type(c)(c.id, f"new {c.name}") for c in run.categories]
+    detector = make_tiny_detector(num_classes=len(renamed))
+    assert len(initialize_weights(detector, tiny_run, renamed)) == 4
+
+
+def test_weights_of_another_architecture_are_refused(tiny_run, make_tiny_detector, tmp_path):
+    run = open_run(tiny_run)
+    wider = make_tiny_detector("model.fpn.channels=24", num_classes=len(run.categories))
+    before = [v.numpy() for v in wider.variables]
+    with pytest.raises(DataError, match=r"is of another architecture: \d+ arrays do not fit, first .*\[.*\], not \["):
+        initialize_weights(wider, tiny_run, run.categories)
+    assert all(np.array_equal(v.numpy(), value) for v, value in zip(wider.variables, before, strict=True))
+    (tmp_path / "x.weights.h5").write_bytes(b"not hdf5")
+    with pytest.raises(DataError, match="not a readable"):
+        initialize_weights(wider, tmp_path / "x.weights.h5", run.categories)
+    with pytest.raises(DataError, match="neither a run folder nor"):
+        initialize_weights(wider, tmp_path / "nothing", run.categories)
+
+
+def test_an_exploding_run_stops_with_the_loss_and_keeps_its_folder(
+    tmp_path, tiny_overrides, shapes_arguments, short_training
+):
+    config = load_config(
+        overrides=[
+            *tiny_overrides,
+            *shapes_arguments,
+            *short_training,
+            "train.lr=1e30",
+            "train.drops=[1]",
+            "train.seed=1",
+        ]
+    )
+    with pytest.raises(
+        TrainingError, match=r"^non-finite .* at step \d+, image ids \[[\d ]+\]; lower train\.lr"
+    ) as error:
+        train(config, output=tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+def test_an_image_that_breaks_while_training_is_named(tmp_path, tiny_shapes, tiny_overrides, short_training):
+    images = tmp_path / "train"
+    shutil.copytree(tiny_shapes.train_images, images)
+    broken = sorted(images.iterdir())[3]
+    data = bytearray(broken.read_bytes())
+    data[len(data) // 3 : len(data) // 2] = b"\xff\xd9" * ((len(data) // 2 - len(data) // 3 + 1) // 2)
+    broken.write_bytes(bytes(data))
+    config = load_config(
+        overrides=[
+            *tiny_overrides,
+            *short_training,
+            f"data.train_annotations={tiny_shapes.train_annotations}",
+            f"data.train_images={images}",
+        ]
+    )
+    with pytest.raises(DataError, match=broken.name):
+        train(config, output=tmp_path / "run")
+
+
+def test_a_shorter_last_epoch_is_a_stretch_of_its_own():
+    assert _stretches(0, Length(steps=25, epochs=3, steps_per_epoch=10)) == [(0, 2, 10), (2, 3, 5)]
+    assert _stretches(2, Length(steps=25, epochs=3, steps_per_epoch=10)) == [(2, 3, 5)]
+    assert _stretches(1, Length(steps=30, epochs=3, steps_per_epoch=10)) == [(1, 3, 10)]
+    assert _stretches(3, Length(steps=30, epochs=3, steps_per_epoch=10)) == []
+
+
+def test_mirrored_runs_on_the_cpu_and_says_so(capsys):
+    strategy = make_strategy("mirrored")
+    assert strategy.num_replicas_in_sync == 1
+    assert "mirrored, 1 replica(s) on CPU (no GPU is visible)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "value", [None, "{", '{"cluster": {}}', '{"cluster": {"worker": ["a:1"]}, "task": {"index": 3}}']
+)
+def test_multi_worker_without_a_usable_tf_config_is_refused(monkeypatch, value):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TF_CONFIG", value)
+    with pytest.raises(TrainingError, match="TF_CONFIG: "):
+        make_strategy("multi_worker")
+
+
+def test_a_batch_must_divide_among_the_replicas(
+    monkeypatch, tmp_path, tiny_overrides, shapes_arguments, short_training
+):
+    class Three:
+        num_replicas_in_sync = 3
+        cluster_resolver = None
+
+        def scope(self):
+            return keras.name_scope("scope")
+
+    monkeypatch.setattr("dh_keras.training.loop.make_strategy", lambda name: Three())
+    config = load_config(overrides=[*tiny_overrides, *shapes_arguments, *short_training])
+    with pytest.raises(TrainingError, match=r"data\.batch_size: expected a multiple of the 3 replicas, got 2"):
+        train(config, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
