@@ -17,14 +17,15 @@ setup(
         "keras>=3.15,<3.16",
         "tf-models-official>=2.20,<2.21",
         "pycocotools>=2.0.11,<2.1",
-        "numpy>=2.0,<3",
+        "numpy>=2.0,<2.5",
         "omegaconf>=2.3,<2.5",
         "Pillow>=11,<14",
         "tqdm>=4.66,<5",
+        "h5py>=3.11,<4",
     ],
     extras_require={
         "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.12"],
-        "convert": ["torch>=2.6,<2.14"],
-        "serving": ["tensorflow-serving-api>=2.18,<2.21"],
+        "convert": ["torch>=2.13,<2.14"],
+        "serving": ["tensorflow-serving-api>=2.20,<2.21"],
     },
 )

@@ -1,6 +1,7 @@
 """What happens beside the optimiser steps: the progress bar, evaluation, the metrics table, checkpoints."""
 
 import csv
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +52,10 @@ class ProgressBar(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Open the bar."""
         title = f"epoch {epoch + 1}/{self.epochs}"
-        self._bar = tqdm(total=self.params["steps"], desc=title, unit="step", disable=not self.show, mininterval=0.5)
+        # In a log file every refresh is a line.
+        interval = 0.5 if sys.stderr.isatty() else 15.0
+        steps = self.params["steps"]
+        self._bar = tqdm(total=steps, desc=title, unit="step", disable=not self.show, mininterval=interval)
         self._busy = self._waited = 0.0
         self._counted = 0
 

@@ -1,6 +1,7 @@
 """Resumable state: everything that training needs to go on as if it had not stopped, in one file."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def load_state(model: DoubleHeadRCNN, path: Path) -> dict[str, Any]:
         with np.load(path) as archive:
             arrays = {name: archive[name] for name in archive.files}
         progress = json.loads(str(arrays.pop(PROGRESS_KEY)))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise TrainingError(f"{path}: damaged state file: {error}") from error
     variables = {f"model/{index}": v for index, v in enumerate(model.variables)}
     variables |= {f"optimizer/{index}": v for index, v in enumerate(model.optimizer.variables)}

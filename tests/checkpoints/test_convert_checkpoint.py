@@ -15,6 +15,7 @@ from dh_keras.checkpoints import authors, mmdetection
 from dh_keras.checkpoints.class_names import COCO_IDS, COCO_NAMES, name_classes
 from dh_keras.checkpoints.importer import convert_checkpoint, import_checkpoint
 from dh_keras.checkpoints.tensors import variables_by_path
+from dh_keras.config import load_config
 from dh_keras.detector import Detector
 from dh_keras.errors import DataError
 from dh_keras.run_folder import open_run
@@ -98,6 +99,27 @@ def test_depth_widths_blocks_and_classes_are_inferred(depth):
     assert (model.backbone.depth, model.conv_head.blocks, model.conv_head.non_local.channels) == (depth, 1, 0)
     assert (model.variant, model.geometry, model.roi.sampling_ratio) == ("double_head", "continuous", 0)
     assert num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("module", "depth", "name"),
+    [
+        (authors, 50, "double_head_ext_r50_fpn_1x_coco"),
+        (authors, 101, "double_head_ext_r101_fpn_1x_coco"),
+        (mmdetection, 50, "mmdetection_double_head_r50_fpn_1x_coco"),
+    ],
+)
+def test_the_published_models_have_the_settings_of_their_config_files(module, depth, name):
+    sizes = {**published.PUBLISHED, "depth": depth}
+    shapes = (
+        published.authors_shapes(**sizes, prefix="") if module is authors else published.mmdetection_shapes(**sizes)
+    )
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    config, num_classes = module.infer_config(tensors, name)
+    expected = load_config(SCRIPT.parents[1] / "configs" / f"{name}.yaml")
+    expected.model.backbone.weights = None
+    assert config == expected
+    assert num_classes == 80
 
 
 def test_a_run_folder_is_written_and_can_be_loaded(tmp_path, authors_file):
