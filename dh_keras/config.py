@@ -224,7 +224,7 @@ class ShapesConfig:
     """
 
     directory: str = "data/shapes"
-    train_images: int = 400
+    train_images: int = 480
     val_images: int = 100
     seed: int = 1
 

@@ -1,13 +1,14 @@
 """The embedded dataset: pictures of drawn shapes in COCO format, so that everything runs without a download.
 
-Five classes differ by outline only, each turned at will and stretched by up to a quarter. Colours and textures come
-from the same ranges for every class and for the background, sizes span a factor of ten, shapes cover each other, cross
-the border and are mixed with strokes that belong to no class. Of every 16 images one is empty and one holds a crowd.
-Image i depends on (seed, split, i) alone.
+Five classes differ by outline only, each turned by up to 30 degrees and stretched by up to a quarter. Colours and
+textures come from the same ranges for every class, backgrounds are clouded, striped and specked greys, sizes span a
+factor of ten, shapes cover each other, cross the border and are mixed with coloured strokes that belong to no class.
+Of every 16 images one is empty and one holds a crowd. Image i depends on (seed, split, i) alone.
 
 Shape letters: H, W image size in pixels; h, w size of the window around a shape.
 """
 
+import colorsys
 import json
 import math
 import os
@@ -28,9 +29,11 @@ GENERATOR_VERSION = 1
 # Category ids with gaps, as in COCO itself.
 CATEGORIES = {1: "circle", 3: "square", 4: "triangle", 7: "star", 9: "ring"}
 SPLITS = ("train", "val")
-SIZE_RANGE = (12.0, 120.0)  # long side of a shape's box in pixels, drawn log-uniformly
+SIZE_RANGE = (14.0, 140.0)  # long side of a shape's box in pixels ...
+SIZE_SKEW = 0.65  # ... drawn log-uniformly but for this power, which makes the median 61 pixels
+MAX_TURN = math.pi / 6  # shapes are turned by up to this many radians either way
 CROWD_SIZE_RANGE = (6.0, 9.0)
-MAX_HIDDEN = 0.6  # a shape that is covered or cut off by more than this share is not annotated
+MAX_HIDDEN = 0.5  # a shape that is covered or cut off by more than this share is not annotated
 
 _SETTINGS_FILE = "shapes.json"
 _PERIOD, _EMPTY, _CROWD = 16, 7, 11  # index % _PERIOD of the empty images and of those with a crowd
@@ -233,7 +236,7 @@ def draw_image(*, seed: int, split: str, index: int) -> ShapesImage:
         index: 0-based position in the split; index % 16 == 7 is empty, index % 16 == 11 has a crowd.
 
     Returns:
-        Pixels and the shapes that are at least 40 percent visible.
+        Pixels and the shapes that are at least half visible.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     canvas = _Canvas(rng, *_image_size(rng))
@@ -242,7 +245,7 @@ def draw_image(*, seed: int, split: str, index: int) -> ShapesImage:
     if index % _PERIOD == _CROWD:
         canvas.add_crowd()
     if index % _PERIOD != _EMPTY:
-        for _ in range(rng.integers(1, 11)):
+        for _ in range(rng.integers(1, 9)):
             canvas.add_shape()
     return canvas.finish()
 
@@ -282,7 +285,7 @@ class _Canvas:
         """Draw one shape of a random class, preferring a place that does not hide an earlier shape."""
         rng = self.rng
         category_id = int(rng.choice(list(CATEGORIES)))
-        outer, holes = _outline(rng, CATEGORIES[category_id], math.exp(rng.uniform(*np.log(SIZE_RANGE))))
+        outer, holes = _outline(rng, CATEGORIES[category_id], _size(rng))
         cut_off = rng.random() < 0.15
         for _ in range(8):
             centre = self._place(np.ptp(outer, axis=0), cut_off=cut_off)
@@ -291,7 +294,7 @@ class _Canvas:
             cut_away = 1 - window[0].sum() / alpha.sum()
             if cut_away <= MAX_HIDDEN and not self._would_hide(*window):
                 break
-        self._paint(*window, minimum_contrast=75.0 if rng.random() < 0.9 else 40.0)
+        self._paint(*window, minimum_contrast=90.0 if rng.random() < 0.9 else 60.0)
         self._record(category_id, outer + centre, *window, full_area=float(alpha.sum()))
 
     def add_crowd(self) -> None:
@@ -349,7 +352,7 @@ class _Canvas:
             return
         mean = (under * alpha[..., None]).sum((0, 1)) / alpha.sum()
         for _ in range(20):
-            colour = self.rng.uniform(15, 240, size=3)
+            colour = _vivid_colour(self.rng)
             if np.linalg.norm(colour - mean) >= minimum_contrast:
                 break
         texture = _texture(self.rng, *alpha.shape, colour)
@@ -363,6 +366,11 @@ class _Canvas:
         size = (self.height, self.width)
         (y1, x1), (y2, x2) = np.clip(points.min(0), 0, size).tolist(), np.clip(points.max(0), 0, size).tolist()
         self.shapes.append(DrawnShape(category_id, (y1, x1, y2, x2), visible, full_area, crowd))
+
+
+def _size(rng: np.random.Generator) -> float:
+    smallest, largest = SIZE_RANGE
+    return smallest * (largest / smallest) ** (rng.random() ** SIZE_SKEW)
 
 
 def _outline(rng: np.random.Generator, name: str, size: float) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -380,7 +388,7 @@ def _outline(rng: np.random.Generator, name: str, size: float) -> tuple[np.ndarr
     if name == "square":  # stretch along the sides, so that the angles stay right
         outer = _turn(outer, math.pi / 4)
     holes = [outer * rng.uniform(0.48, 0.65)] if name == "ring" else []
-    angle = rng.uniform(0, 2 * math.pi)
+    angle = rng.uniform(-MAX_TURN, MAX_TURN)
     outer, holes = _turn(outer * stretch, angle), [_turn(hole * stretch, angle) for hole in holes]
     scale, middle = size / np.ptp(outer, axis=0).max(), (outer.min(0) + outer.max(0)) / 2
     return (outer - middle) * scale, [(hole - middle) * scale for hole in holes]
@@ -439,9 +447,15 @@ def _waves(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return np.clip(wave * rng.choice([1.0, 6.0]), -1, 1)[..., None].astype(np.float32)
 
 
+def _vivid_colour(rng: np.random.Generator) -> np.ndarray:
+    """A saturated colour, float [3] in 0..255; backgrounds are nearly grey."""
+    hue, saturation, value = rng.random(), rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0)
+    return np.array(colorsys.hsv_to_rgb(hue, saturation, value)) * 255
+
+
 def _texture(rng: np.random.Generator, height: int, width: int, colour: np.ndarray) -> np.ndarray:
     """Fill float32 [h, w, 3] around a mean colour: plain, shaded, striped or blotched, for every class alike."""
-    contrast = rng.uniform(-35, 35, size=3).astype(np.float32)
+    contrast = rng.uniform(-20, 20, size=3).astype(np.float32)
     kind = rng.integers(4)
     if kind == 0:
         pattern = np.zeros((height, width, 1), np.float32)
@@ -459,19 +473,19 @@ def _texture(rng: np.random.Generator, height: int, width: int, colour: np.ndarr
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Float32 [H, W, 3]: a colour with clouds of several sizes, a gradient, and sometimes stripes and specks."""
     pixels = np.empty((height, width, 3), np.float32)
-    pixels[:] = rng.uniform(30, 225, size=3)
+    pixels[:] = rng.uniform(60, 195) + rng.uniform(-18, 18, size=3)
     strength = rng.uniform(0.4, 1.0)
-    for cell, amplitude in ((150, 45), (60, 30), (24, 14), (8, 7)):
+    for cell, amplitude in ((150, 24), (60, 16), (24, 8), (8, 5)):
         pixels += _smooth_noise(rng, height, width, cell) * (strength * amplitude)
-    slope = rng.uniform(-35, 35, size=(2, 3)).astype(np.float32)
+    slope = rng.uniform(-20, 20, size=(2, 3)).astype(np.float32)
     pixels += np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] * slope[0]
     pixels += np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] * slope[1]
     if rng.random() < 0.4:
-        pixels += _waves(rng, height, width) * rng.uniform(-18, 18, size=3).astype(np.float32)
+        pixels += _waves(rng, height, width) * rng.uniform(-12, 12, size=3).astype(np.float32)
     if rng.random() < 0.4:
         count = int(rng.integers(50, 400))
         rows, columns = rng.integers(0, height - 1, count), rng.integers(0, width - 1, count)
-        specks = rng.uniform(-60, 60, size=(count, 3)).astype(np.float32)
+        specks = rng.uniform(-40, 40, size=(count, 3)).astype(np.float32)
         for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
             pixels[rows + down, columns + right] += specks
     return np.clip(pixels, 0, 255)

@@ -1,5 +1,6 @@
 """One training run, from a config to a run folder."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -212,10 +213,10 @@ def _stretches(first_epoch: int, length: Length) -> list[tuple[int, int, int]]:
 
 def _explain(error: tf.errors.InvalidArgumentError, data: TrainingData) -> Exception:
     """Turn what TensorFlow reports about a step into one line: a non-finite loss, or the image it could not read."""
-    message = str(error.message)
-    if NON_FINITE in message:
-        text = message[message.index(NON_FINITE) :].splitlines()[0].rstrip("]'\"")
-        return TrainingError(f"{text}; lower train.lr, lengthen train.warmup_steps or check the boxes of these images")
+    non_finite = re.search(rf"{NON_FINITE} .*?image ids \[[\d ]*\]", str(error.message))
+    if non_finite:
+        advice = "lower train.lr, lengthen train.warmup_steps or check the boxes of these images"
+        return TrainingError(f"{non_finite.group()}; {advice}")
     bad = find_bad_image(data.train, np.unique(data.plan))
     return DataError(bad) if bad else error
 

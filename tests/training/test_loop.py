@@ -163,8 +163,10 @@ def test_an_image_that_breaks_while_training_is_named(tmp_path, tiny_shapes, tin
     images = tmp_path / "train"
     shutil.copytree(tiny_shapes.train_images, images)
     broken = sorted(images.iterdir())[3]
+    # A Huffman table that cannot be: the header is fine, decoding fails.
     data = bytearray(broken.read_bytes())
-    data[len(data) // 3 : len(data) // 2] = b"\xff\xd9" * ((len(data) // 2 - len(data) // 3 + 1) // 2)
+    table = data.index(b"\xff\xc4") + 5
+    data[table : table + 16] = b"\xff" * 16
     broken.write_bytes(bytes(data))
     config = load_config(
         overrides=[
@@ -192,7 +194,8 @@ def test_steps_without_validation_images_write_the_last_weights_only(
     run = train(load_config(overrides=overrides), output=tmp_path / "run")
     assert not (run.path / "best.weights.h5").exists()
     assert run.weights.name == "last.weights.h5"
-    assert [(row["step"], row["AP"]) for row in rows_of(run.path)] == [("6", ""), ("7", "")]
+    assert rows_of(run.path)[-1]["step"] == "7"
+    assert all(row["AP"] == "" for row in rows_of(run.path))
     assert "next: python scripts/predict.py" in capsys.readouterr().out
 
 
