@@ -1,9 +1,9 @@
 """The embedded dataset: pictures of drawn shapes in COCO format, so that everything runs without a download.
 
-Five classes differ by outline only, each turned by up to 30 degrees and stretched by up to a quarter. Colours and
-textures come from the same ranges for every class, backgrounds are clouded, striped and specked greys, sizes span a
-factor of ten, shapes cover each other, cross the border and are mixed with coloured strokes that belong to no class.
-Of every 16 images one is empty and one holds a crowd. Image i depends on (seed, split, i) alone.
+Three classes differ by outline and tend to a hue each; shapes are turned by up to 30 degrees and stretched by up to a
+quarter. Textures come from the same ranges for every class, backgrounds are clouded, striped and specked greys, sizes
+span a factor of ten, shapes cover each other, cross the border and are mixed with strokes of any colour that belong to
+no class. Of every 16 images one is empty and one holds a crowd. Image i depends on (seed, split, i) alone.
 
 Shape letters: H, W image size in pixels; h, w size of the window around a shape.
 """
@@ -27,13 +27,16 @@ from dh_keras.errors import DataError
 GENERATOR_VERSION = 1
 
 # Category ids with gaps, as in COCO itself.
-CATEGORIES = {1: "circle", 3: "square", 4: "triangle", 7: "star", 9: "ring"}
+CATEGORIES = {1: "circle", 3: "square", 7: "triangle"}
+# Mean hue of each class; colours of two classes overlap in their tails, and strokes have any hue.
+HUES = {"circle": 0.02, "square": 0.34, "triangle": 0.63}
+HUE_SPREAD = 0.07
 SPLITS = ("train", "val")
-SIZE_RANGE = (14.0, 140.0)  # long side of a shape's box in pixels ...
-SIZE_SKEW = 0.65  # ... drawn log-uniformly but for this power, which makes the median 61 pixels
+SIZE_RANGE = (14.0, 140.0)  # long side of a shape's box in pixels: log-normal, clipped to this
+SIZE_MEDIAN, SIZE_SPREAD = 44.0, 0.55  # its median, and its deviation in log units
 MAX_TURN = math.pi / 6  # shapes are turned by up to this many radians either way
 CROWD_SIZE_RANGE = (6.0, 9.0)
-MAX_HIDDEN = 0.5  # a shape that is covered or cut off by more than this share is not annotated
+MAX_HIDDEN = 0.4  # a shape that is covered or cut off by more than this share is not annotated
 
 _SETTINGS_FILE = "shapes.json"
 _PERIOD, _EMPTY, _CROWD = 16, 7, 11  # index % _PERIOD of the empty images and of those with a crowd
@@ -236,17 +239,17 @@ def draw_image(*, seed: int, split: str, index: int) -> ShapesImage:
         index: 0-based position in the split; index % 16 == 7 is empty, index % 16 == 11 has a crowd.
 
     Returns:
-        Pixels and the shapes that are at least half visible.
+        Pixels and the shapes that are at least 60 percent visible.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     canvas = _Canvas(rng, *_image_size(rng))
-    for _ in range(rng.integers(0, 8)):
+    for _ in range(rng.integers(0, 5)):
         canvas.add_stroke()
-    if index % _PERIOD == _CROWD:
-        canvas.add_crowd()
     if index % _PERIOD != _EMPTY:
         for _ in range(rng.integers(1, 9)):
             canvas.add_shape()
+    if index % _PERIOD == _CROWD:
+        canvas.add_crowd()  # last, so that nothing covers it
     return canvas.finish()
 
 
@@ -277,24 +280,25 @@ class _Canvas:
         if rng.random() < 0.4:
             bars.append(_turn(bars[0], math.pi / 2))
         centre = rng.uniform((0, 0), (self.height, self.width))
-        alpha, top, left = _rasterise([bar + centre for bar in bars], [])
+        alpha, top, left = _rasterise([bar + centre for bar in bars])
         window = self._clip(alpha, top, left)
-        self._paint(*window, minimum_contrast=40.0)
+        self._paint(*window, hue=rng.random(), minimum_contrast=40.0)
 
     def add_shape(self) -> None:
         """Draw one shape of a random class, preferring a place that does not hide an earlier shape."""
         rng = self.rng
         category_id = int(rng.choice(list(CATEGORIES)))
-        outer, holes = _outline(rng, CATEGORIES[category_id], _size(rng))
+        outer = _outline(rng, CATEGORIES[category_id], _size(rng))
         cut_off = rng.random() < 0.15
         for _ in range(8):
             centre = self._place(np.ptp(outer, axis=0), cut_off=cut_off)
-            alpha, top, left = _rasterise([outer + centre], [hole + centre for hole in holes])
+            alpha, top, left = _rasterise([outer + centre])
             window = self._clip(alpha, top, left)
             cut_away = 1 - window[0].sum() / alpha.sum()
             if cut_away <= MAX_HIDDEN and not self._would_hide(*window):
                 break
-        self._paint(*window, minimum_contrast=90.0 if rng.random() < 0.9 else 60.0)
+        hue = HUES[CATEGORIES[category_id]]
+        self._paint(*window, hue=hue, minimum_contrast=90.0 if rng.random() < 0.9 else 60.0)
         self._record(category_id, outer + centre, *window, full_area=float(alpha.sum()))
 
     def add_crowd(self) -> None:
@@ -306,11 +310,11 @@ class _Canvas:
         covered = np.zeros((self.height, self.width), np.float32)
         points = []
         for _ in range(int(rng.integers(18, 36))):
-            outer, holes = _outline(rng, CATEGORIES[category_id], rng.uniform(*CROWD_SIZE_RANGE))
+            outer = _outline(rng, CATEGORIES[category_id], rng.uniform(*CROWD_SIZE_RANGE))
             angle, radius = rng.uniform(0, 2 * math.pi), math.sqrt(rng.random())
             centre = middle + spread * radius * np.array([math.sin(angle), math.cos(angle)])
-            alpha, rows, columns = self._clip(*_rasterise([outer + centre], [hole + centre for hole in holes]))
-            self._paint(alpha, rows, columns, minimum_contrast=75.0)
+            alpha, rows, columns = self._clip(*_rasterise([outer + centre]))
+            self._paint(alpha, rows, columns, hue=HUES[CATEGORIES[category_id]], minimum_contrast=75.0)
             covered[rows, columns] = np.maximum(covered[rows, columns], alpha)
             points.append(outer + centre)
         everywhere = (covered, slice(0, self.height), slice(0, self.width))
@@ -345,14 +349,14 @@ class _Canvas:
                 return True
         return False
 
-    def _paint(self, alpha: np.ndarray, rows: slice, columns: slice, *, minimum_contrast: float) -> None:
+    def _paint(self, alpha: np.ndarray, rows: slice, columns: slice, *, hue: float, minimum_contrast: float) -> None:
         """Blend a texture in that stands out from what is under it."""
         under = self.pixels[rows, columns]
         if not alpha.any():
             return
         mean = (under * alpha[..., None]).sum((0, 1)) / alpha.sum()
         for _ in range(20):
-            colour = _vivid_colour(self.rng)
+            colour = _vivid_colour(self.rng, hue)
             if np.linalg.norm(colour - mean) >= minimum_contrast:
                 break
         texture = _texture(self.rng, *alpha.shape, colour)
@@ -369,29 +373,18 @@ class _Canvas:
 
 
 def _size(rng: np.random.Generator) -> float:
-    smallest, largest = SIZE_RANGE
-    return smallest * (largest / smallest) ** (rng.random() ** SIZE_SKEW)
+    return float(np.clip(SIZE_MEDIAN * math.exp(SIZE_SPREAD * rng.standard_normal()), *SIZE_RANGE))
 
 
-def _outline(rng: np.random.Generator, name: str, size: float) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Corners (y, x) and holes of a stretched, turned shape; the middle of its box is 0, the box's long side `size`."""
-    if name in ("circle", "ring"):
-        outer = _regular_polygon(64)
-    elif name == "square":
-        outer = _regular_polygon(4)
-    elif name == "triangle":
-        outer = _regular_polygon(3)
-    else:
-        outer = _regular_polygon(10)
-        outer[1::2] *= rng.uniform(0.38, 0.48)
+def _outline(rng: np.random.Generator, name: str, size: float) -> np.ndarray:
+    """Corners (y, x) of a stretched, turned shape; the middle of its box is 0, the box's long side `size`."""
+    outer = _regular_polygon({"circle": 64, "square": 4, "triangle": 3}[name])
     stretch = np.array([1.0, rng.uniform(0.8, 1.25)])
     if name == "square":  # stretch along the sides, so that the angles stay right
         outer = _turn(outer, math.pi / 4)
-    holes = [outer * rng.uniform(0.48, 0.65)] if name == "ring" else []
     angle = rng.uniform(-MAX_TURN, MAX_TURN)
-    outer, holes = _turn(outer * stretch, angle), [_turn(hole * stretch, angle) for hole in holes]
-    scale, middle = size / np.ptp(outer, axis=0).max(), (outer.min(0) + outer.max(0)) / 2
-    return (outer - middle) * scale, [(hole - middle) * scale for hole in holes]
+    outer = _turn(outer * stretch, angle)
+    return (outer - (outer.min(0) + outer.max(0)) / 2) * (size / np.ptp(outer, axis=0).max())
 
 
 def _regular_polygon(corners: int) -> np.ndarray:
@@ -408,12 +401,11 @@ def _turn(points: np.ndarray, angle: float) -> np.ndarray:
     return points @ np.array([[cosine, -sine], [sine, cosine]])
 
 
-def _rasterise(filled: list[np.ndarray], holes: list[np.ndarray]) -> tuple[np.ndarray, int, int]:
+def _rasterise(filled: list[np.ndarray]) -> tuple[np.ndarray, int, int]:
     """Draw polygons at four times the resolution and average.
 
     Args:
         filled: polygons (y, x) in pixels of the image, may lie outside of it.
-        holes: polygons that are cut out again.
 
     Returns:
         Coverage float32 [h, w] in 0..1 of a window around the polygons, and the window's top and left in the image.
@@ -423,11 +415,10 @@ def _rasterise(filled: list[np.ndarray], holes: list[np.ndarray]) -> tuple[np.nd
     bottom, right = np.ceil(points.max(0)).astype(int).tolist()
     mask = Image.new("L", ((right - left) * _SUPERSAMPLING, (bottom - top) * _SUPERSAMPLING))
     pen = ImageDraw.Draw(mask)
-    for polygons, value in ((filled, 255), (holes, 0)):
-        for polygon in polygons:
-            # Pillow puts a pixel's centre on the integer; ours lies half a pixel further.
-            fine = (polygon - (top, left)) * _SUPERSAMPLING - 0.5
-            pen.polygon([(x, y) for y, x in fine.tolist()], fill=value)
+    for polygon in filled:
+        # Pillow puts a pixel's centre on the integer; ours lies half a pixel further.
+        fine = (polygon - (top, left)) * _SUPERSAMPLING - 0.5
+        pen.polygon([(x, y) for y, x in fine.tolist()], fill=255)
     return np.asarray(mask.reduce(_SUPERSAMPLING), np.float32) / 255, top, left
 
 
@@ -447,10 +438,10 @@ def _waves(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return np.clip(wave * rng.choice([1.0, 6.0]), -1, 1)[..., None].astype(np.float32)
 
 
-def _vivid_colour(rng: np.random.Generator) -> np.ndarray:
-    """A saturated colour, float [3] in 0..255; backgrounds are nearly grey."""
-    hue, saturation, value = rng.random(), rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0)
-    return np.array(colorsys.hsv_to_rgb(hue, saturation, value)) * 255
+def _vivid_colour(rng: np.random.Generator, hue: float) -> np.ndarray:
+    """A saturated colour around a hue, float [3] in 0..255; backgrounds are nearly grey."""
+    hue, saturation, value = hue + HUE_SPREAD * rng.standard_normal(), rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0)
+    return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value)) * 255
 
 
 def _texture(rng: np.random.Generator, height: int, width: int, colour: np.ndarray) -> np.ndarray:
