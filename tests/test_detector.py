@@ -155,9 +155,16 @@ print(json.dumps({name: (value.numpy().astype(str) if value.dtype == tf.string e
         "detection_class_names",
         "num_detections",
     }
-    for row, path in enumerate(photographs):
-        expected = detector(path)
-        assert served["num_detections"][row] == len(expected) == 10
+    ours = detector.serving.serve_bytes([path.read_bytes() for path in photographs])
+    ours = {name: value.numpy() for name, value in ours.items()}
+    for row in range(len(photographs)):
+        expected = Result(
+            ours["detection_boxes"][row],
+            ours["detection_scores"][row],
+            ours["detection_classes"][row],
+            tuple(name.decode() for name in ours["detection_class_names"][row]),
+        )
+        assert served["num_detections"][row] == ours["num_detections"][row] == 10
         names = dict(zip(expected.category_ids.tolist(), expected.categories, strict=True))
         answer = Result(
             np.array(served["detection_boxes"][row]),

@@ -30,9 +30,14 @@ def losses_of(detector, batch, steps):
 def test_every_variant_learns_a_batch(make_tiny_detector, batch, variant):
     non_local = 8 if variant == "double_head_ext" else 0
     overrides = (f"model.variant={variant}", f"model.conv_head.non_local.channels={non_local}")
-    detector = make_tiny_detector(*overrides, "model.conv_head.channels=64", lr=0.01, clip_norm=5.0)
-    history = losses_of(detector, batch, 20)
-    assert history[-1]["total_loss"] < 0.8 * history[0]["total_loss"]
+    detector = make_tiny_detector(*overrides, "model.conv_head.channels=64", lr=0.03, clip_norm=5.0)
+    history = losses_of(detector, batch, 50)
+    # A better RPN gives the box loss more foreground RoIs to count, so single steps may rise on the way.
+    end = {name: np.mean([one[name] for one in history[-8:]]) for name in history[0]}
+    assert end["total_loss"] < 0.85 * history[0]["total_loss"]
+    assert end["rpn_objectness_loss"] < 0.5 * history[0]["rpn_objectness_loss"]
+    for name in ("fc_class_loss", "conv_class_loss"):
+        assert end[name] <= 0.8 * history[0][name]
     present = {f"{name}_loss" for name in VARIANTS[variant].loss_weights}
     for name in LOSS_NAMES[2:]:
         assert (history[0][name] > 0) == (name in present)
