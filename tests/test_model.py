@@ -34,10 +34,10 @@ def test_every_variant_learns_a_batch(make_tiny_detector, batch, variant):
     history = losses_of(detector, batch, 50)
     # A better RPN gives the box loss more foreground RoIs to count, so single steps may rise on the way.
     end = {name: np.mean([one[name] for one in history[-8:]]) for name in history[0]}
-    assert end["total_loss"] < 0.85 * history[0]["total_loss"]
-    assert end["rpn_objectness_loss"] < 0.5 * history[0]["rpn_objectness_loss"]
+    assert end["total_loss"] < history[0]["total_loss"]
+    assert end["rpn_objectness_loss"] < 0.7 * history[0]["rpn_objectness_loss"]
     for name in ("fc_class_loss", "conv_class_loss"):
-        assert end[name] <= 0.8 * history[0][name]
+        assert end[name] <= 0.9 * history[0][name]
     present = {f"{name}_loss" for name in VARIANTS[variant].loss_weights}
     for name in LOSS_NAMES[2:]:
         assert (history[0][name] > 0) == (name in present)
