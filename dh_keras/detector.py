@@ -174,6 +174,11 @@ class Detector:
             name = "image bytes" if isinstance(image, bytes) else str(image)
             raise DataError(undecodable(name, error)) from error
 
+    def class_indices(self, result: Result) -> np.ndarray:
+        """Index into `categories` of every detection, int32 [D]."""
+        class_of = {category.id: index for index, category in enumerate(self.categories)}
+        return np.array([class_of[id_] for id_ in result.category_ids.tolist()], np.int32)
+
     def detect_images(self, images: np.ndarray) -> list[Result]:
         """Detect in decoded RGB images uint8 [B, H, W, 3] of one size."""
         return _results(self._serve_images(tf.constant(images)))
@@ -201,7 +206,6 @@ class Detector:
         Returns:
             "detections", and with by_head the names of `HEAD_COMBINATIONS`: one entry per image, in dataset order.
         """
-        class_of = {category.id: index for index, category in enumerate(self.categories)}
         found: dict[str, dict[int, ImageDetections]] = {}
         for indices, images in _equal_size_batches(dataset, batch_size):
             results = self.detect_images_by_head(images) if by_head else {"detections": self.detect_images(images)}
@@ -210,7 +214,7 @@ class Detector:
                 results["detections"] = results[_combination_name(variant.score_from, variant.boxes_from)]
             for name, of_batch in results.items():
                 for index, result in zip(indices, of_batch, strict=True):
-                    classes = np.array([class_of[id_] for id_ in result.category_ids.tolist()], np.int32)
+                    classes = self.class_indices(result)
                     image_id = int(dataset.image_ids[index])
                     entry = ImageDetections(image_id, result.boxes, result.scores, classes)
                     found.setdefault(name, {})[index] = entry

@@ -73,8 +73,7 @@ def predict_files(detector: Detector, paths: Sequence[Path], output: str | Path,
 
 def _draw(detector: Detector, image: np.ndarray, result: Result, score: float) -> np.ndarray:
     names = [category.name for category in detector.categories]
-    class_of = {category.id: index for index, category in enumerate(detector.categories)}
-    classes = np.array([class_of[id_] for id_ in result.category_ids.tolist()], np.int32)
+    classes = detector.class_indices(result)
     return draw_detections(image, result.boxes, result.scores, classes, names, score)
 
 

@@ -254,11 +254,10 @@ def write_pictures(detector: Detector, dataset: CocoDataset, folder: Path, *, co
     folder.mkdir(parents=True, exist_ok=True)
     colors = class_colors(dataset.num_classes)
     names = dataset.class_names
-    class_of = {category.id: index for index, category in enumerate(detector.categories)}
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int))
     for index, image in image_dataset(dataset, chosen).as_numpy_iterator():
         result = detector(image)
-        classes = np.array([class_of[id_] for id_ in result.category_ids.tolist()], np.int32)
+        classes = detector.class_indices(result)
         drawn = draw_detections(image, result.boxes, result.scores, classes, names, PICTURE_SCORE)
         truth = dataset.classes_of(index)
         expected = draw_boxes(
