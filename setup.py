@@ -24,7 +24,7 @@ setup(
         "h5py>=3.11,<4",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.12"],
+        "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.12", "tensorflow-serving-api>=2.20,<2.21"],
         "convert": ["torch>=2.13,<2.14"],
         "serving": ["tensorflow-serving-api>=2.20,<2.21"],
     },

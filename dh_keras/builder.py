@@ -1,11 +1,9 @@
 """The only place where a config becomes objects."""
 
 import keras
-import tensorflow as tf
 
 from dh_keras.checkpoints.backbone import load_backbone
 from dh_keras.config import ModelConfig
-from dh_keras.constants import SIZE_DIVISOR
 from dh_keras.layers.conv_head import ConvHead
 from dh_keras.layers.fc_head import FCHead
 from dh_keras.layers.fpn import FPN
@@ -76,10 +74,7 @@ def build_detector(config: ModelConfig, *, num_classes: int, seed: int = 0, pret
         seed=seed,
         name="double_head_rcnn",
     )
-    side = 2 * SIZE_DIVISOR
-    detector(
-        {"images": tf.zeros([1, side, side, 3], tf.uint8), "image_sizes": tf.constant([[side, side]])}, training=False
-    )
+    detector.create_variables()
     if pretrained:
         load_backbone(detector.backbone, config)
     return detector

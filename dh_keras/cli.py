@@ -31,8 +31,12 @@ class ScriptParser(argparse.ArgumentParser):
     def parse_words(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse, and sort the words into `positionals` and `overrides`."""
         args = self.parse_intermixed_args(argv)
-        args.overrides = [word for word in args.words if OVERRIDE.match(word) and not Path(word).exists()]
-        words = [word for word in args.words if word not in args.overrides]
+        # An option that takes several values, such as --verify, swallows the overrides that follow it.
+        lists = [values for values in vars(args).values() if isinstance(values, list)]
+        args.overrides = [str(word) for values in lists for word in values if _is_override(word)]
+        for values in lists:
+            values[:] = [word for word in values if not _is_override(word)]
+        words = args.words
         for name in self.positionals:
             if not words:
                 self.error(f"{name} is missing")
@@ -43,6 +47,10 @@ class ScriptParser(argparse.ArgumentParser):
         if words:
             self.error(f"unexpected argument {words[0]!r}; config changes look like train.lr=0.02")
         return args
+
+
+def _is_override(word: object) -> bool:
+    return OVERRIDE.match(str(word)) is not None and not Path(str(word)).exists()
 
 
 def make_parser(description: str, *, positionals: Sequence[str] = ()) -> ScriptParser:

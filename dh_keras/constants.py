@@ -34,3 +34,6 @@ LOSS_NAMES = (
     "conv_class_loss",
     "conv_box_loss",
 )
+
+# What a network can be served in.
+PRECISIONS = ("float32", "bfloat16")

@@ -44,6 +44,19 @@ def class_probs(head_outputs: dict[str, tf.Tensor], score_from: str) -> tf.Tenso
     return tf.nn.softmax(head_outputs[f"{score_from}_class_logits"])[:, :-1]
 
 
+def surviving_rois(probs: tf.Tensor, *, score_threshold: float) -> tf.Tensor:
+    """RoIs that can become a detection.
+
+    Args:
+        probs: float32 [R, K].
+        score_threshold: a detection scores more than this.
+
+    Returns:
+        int64 [S], ascending indices of the RoIs that some class scores above the threshold.
+    """
+    return tf.where(tf.reduce_any(probs > score_threshold, axis=1))[:, 0]
+
+
 def select_detections(
     rois: tf.Tensor,
     image_index: tf.Tensor,

@@ -17,6 +17,7 @@ from dh_keras.data.transforms import decode_image
 from dh_keras.errors import DataError
 from dh_keras.evaluation import METRIC_NAMES, ImageDetections, evaluate_detections
 from dh_keras.export import HEAD_COMBINATIONS, LABELS_FILE, ServingModule
+from dh_keras.inference import inference_copy
 from dh_keras.run_folder import is_run_folder, open_run, read_classes
 from dh_keras.weights import load_weights
 
@@ -82,19 +83,20 @@ class Detector:
         self._loaded = loaded  # a SavedModel's functions need the object they were loaded with
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Detector":
+    def load(cls, path: str | Path, overrides: Sequence[str] = (), *, precision: str = "float32") -> "Detector":
         """Load a run folder (its best weights) or a SavedModel folder.
 
         Args:
             path: the folder.
             overrides: `key=value` changes to a run's config, such as "model.score_threshold=0.3".
+            precision: "float32" or "bfloat16", in which a run's network computes; a SavedModel has its own.
 
         Raises:
             DataError: when the folder is neither, or its weights do not fit its config.
         """
         path = Path(path)
         if is_run_folder(path):
-            return cls._load_run(path, overrides)
+            return cls._load_run(path, overrides, precision)
         if (path / "saved_model.pb").is_file():
             return cls._load_saved_model(path, overrides)
         if not path.exists():
@@ -110,12 +112,15 @@ class Detector:
         )
 
     @classmethod
-    def _load_run(cls, path: Path, overrides: Sequence[str]) -> "Detector":
+    def _load_run(cls, path: Path, overrides: Sequence[str], precision: str) -> "Detector":
         run = open_run(path, overrides)
         model = build_detector(run.config.model, num_classes=len(run.categories), pretrained=False)
         load_weights(model, run.weights)
         return cls.from_model(
-            model, run.categories, min_size=run.config.data.min_size, max_size=run.config.data.max_size
+            inference_copy(model, precision=precision),
+            run.categories,
+            min_size=run.config.data.min_size,
+            max_size=run.config.data.max_size,
         )
 
     @classmethod

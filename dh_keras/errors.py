@@ -13,5 +13,9 @@ class DataError(UserError):
     """An image, annotation or run file that is missing, unreadable or inconsistent."""
 
 
+class ServerError(UserError):
+    """A server that cannot be reached, is too slow, does not have the model or gives no useful answer."""
+
+
 class TrainingError(UserError):
     """Training cannot go on; the last good checkpoint is untouched."""

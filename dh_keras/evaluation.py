@@ -259,6 +259,7 @@ def format_table(metrics: dict) -> str:
         numbers = "  ".join(f"{_number(of_class[key]):>5}" for key in ("AP", "AP50", "AP75"))
         lines.append(f"{name:<{width}}  {of_class['boxes']:>7}  {numbers}")
     by_head = metrics.get("by_head", {})
+    width = max(map(len, by_head), default=0)
     if by_head:
         lines.append("by head (score/box):")
     lines += [

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import keras
@@ -20,6 +21,7 @@ from dh_keras.detections import Detections
 from dh_keras.errors import DataError
 from dh_keras.model import DoubleHeadRCNN
 from dh_keras.run_folder import write_classes
+from dh_keras.warmup import warmup_requests, write_warmup_requests
 
 SIGNATURE_FILE = "signature.json"
 LABELS_FILE = "labels.json"
@@ -66,19 +68,38 @@ class ServingModule(tf.Module):
 
     def describe(self) -> dict:
         """What a client must know, ready for JSON."""
+        detector = self.detector
+        rows = detector.max_detections
         return {
-            "signatures": {
-                "serving_default": "image_bytes: string [B]",
-                "serve_image": "images: uint8 [B, H, W, 3] RGB",
+            "inputs": {
+                "serving_default": {"image_bytes": {"dtype": "string", "shape": [None], "format": "JPEG or PNG"}},
+                "serve_image": {"images": {"dtype": "uint8", "shape": [None, None, None, 3], "format": "RGB"}},
+            },
+            "outputs": {
+                "detection_boxes": {"dtype": "float32", "shape": [None, rows, 4]},
+                "detection_scores": {"dtype": "float32", "shape": [None, rows]},
+                "detection_classes": {"dtype": "int32", "shape": [None, rows]},
+                "detection_class_names": {"dtype": "string", "shape": [None, rows]},
+                "num_detections": {"dtype": "int32", "shape": [None]},
             },
             "boxes": "[y1, x1, y2, x2] in pixels of the upright original image",
             "orientation": "serving_default applies the EXIF orientation",
-            "score_threshold": self.detector.score_threshold,
-            "nms_iou": self.detector.nms_iou,
-            "max_detections": self.detector.max_detections,
-            "min_size": self._limits["min_size"],
-            "max_size": self._limits["max_size"],
-            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+            "preprocessing": {
+                **self._limits,
+                "channel_order": detector.normalization.channel_order,
+                "mean": detector.normalization.mean,
+                "std": detector.normalization.std,
+            },
+            "variant": detector.variant_name,
+            "precision": detector.backbone.compute_dtype,
+            "score_threshold": detector.score_threshold,
+            "nms_iou": detector.nms_iou,
+            "max_detections": rows,
+            "versions": {
+                "dh_keras": metadata.version("dh_keras"),
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+            },
         }
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
@@ -93,7 +114,8 @@ class ServingModule(tf.Module):
             detection_scores float32 [B, D]; detection_classes int32 [B, D], category ids; detection_class_names string
             [B, D]; num_detections int32 [B]. Rows after num_detections are 0 and "".
         """
-        images, resized_sizes, original_sizes = self._prepare(image_bytes, transforms.decode_image)
+        files = transforms.require_images(image_bytes)
+        images, resized_sizes, original_sizes = self._prepare(files, transforms.decode_image)
         return self._detect(images, resized_sizes, original_sizes)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
@@ -200,6 +222,7 @@ def export_saved_model(module: ServingModule, output: str | Path) -> Path:
         assets.mkdir(exist_ok=True)
         write_classes(assets / LABELS_FILE, module.categories)
         (assets / SIGNATURE_FILE).write_text(json.dumps(module.describe(), indent=1), encoding="utf-8")
+        write_warmup_requests(partial, warmup_requests())
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from dh_keras import losses as loss_functions
 from dh_keras.config import RoIConfig, RPNConfig
-from dh_keras.constants import LOSS_NAMES
-from dh_keras.detections import Detections, class_probs, select_detections
+from dh_keras.constants import LOSS_NAMES, SIZE_DIVISOR
+from dh_keras.detections import Detections, class_probs, select_detections, surviving_rois
 from dh_keras.ops.sampling import image_seeds
 from dh_keras.proposals import Proposals, generate_proposals, pyramid_anchors
 from dh_keras.targets import RoITargets, anchor_targets, roi_targets
@@ -67,6 +67,7 @@ class DoubleHeadRCNN(keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.variant_name = variant
         self.variant = VARIANTS[variant]
         self.num_classes = num_classes
         self.geometry = geometry
@@ -85,6 +86,34 @@ class DoubleHeadRCNN(keras.Model):
         self.max_detections = max_detections
         self.seed = seed
         self.loss_metrics = {name: keras.metrics.Mean(name=name) for name in (*LOSS_NAMES, "total_loss")}
+
+    def with_layers(self, **layers: Any) -> "DoubleHeadRCNN":
+        """A built detector with the settings of this one and other layers, named as in the constructor."""
+        detector = DoubleHeadRCNN(
+            variant=self.variant_name,
+            num_classes=self.num_classes,
+            geometry=self.geometry,
+            rpn=self.rpn,
+            roi=self.roi,
+            loss_weights={
+                name.removesuffix("_loss"): weight
+                for name, weight in self.loss_weights.items()
+                if not name.startswith("rpn_")
+            },
+            score_threshold=self.score_threshold,
+            nms_iou=self.nms_iou,
+            max_detections=self.max_detections,
+            seed=self.seed,
+            name=self.name,
+            **layers,
+        )
+        detector.create_variables()
+        return detector
+
+    def create_variables(self) -> None:
+        """Build every layer by detecting in a blank image."""
+        side = 2 * SIZE_DIVISOR
+        self({"images": tf.zeros([1, side, side, 3], tf.uint8), "image_sizes": tf.constant([[side, side]])})
 
     # ---------------------------------------------------------------------------------------------- forward
 
@@ -121,7 +150,13 @@ class DoubleHeadRCNN(keras.Model):
         )
 
     def run_heads(
-        self, pyramid: dict[str, tf.Tensor], rois: tf.Tensor, image_index: tf.Tensor, *, training: bool
+        self,
+        pyramid: dict[str, tf.Tensor],
+        rois: tf.Tensor,
+        image_index: tf.Tensor,
+        *,
+        training: bool,
+        kinds: Sequence[str] = ("fc", "conv"),
     ) -> dict[str, tf.Tensor]:
         """Second stage.
 
@@ -130,16 +165,19 @@ class DoubleHeadRCNN(keras.Model):
             rois: float32 [R, 4], pixels of the resized image.
             image_index: int32 [R].
             training: whether unfrozen batch norms use batch statistics.
+            kinds: the kinds of heads to run.
 
         Returns:
             Those of fc_class_logits, conv_class_logits float32 [R, K + 1] and fc_box_deltas, conv_box_deltas float32
-            [R, K, 4] that the variant has.
+            [R, K, 4] that the variant's heads of these kinds have.
         """
+        specs = [spec for spec in self.variant.heads if spec.kind in kinds]
         roi_features = {
-            kind: pool(pyramid, rois, image_index, training=training) for kind, pool in self.roi_align.items()
+            kind: self.roi_align[kind](pyramid, rois, image_index, training=training)
+            for kind in dict.fromkeys(spec.kind for spec in specs)
         }
         outputs = {}
-        for spec in self.variant.heads:
+        for spec in specs:
             head = self.heads[spec.name]
             if spec.kind == "conv":
                 predictions = head(roi_features["conv"], training=training)
@@ -157,7 +195,8 @@ class DoubleHeadRCNN(keras.Model):
 
         Returns:
             "proposals" (a `Proposals`), "rois" float32 [R, 4] (the valid proposals, flat), "image_index" int32 [R], and
-            the outputs of `run_heads`.
+            the outputs of `run_heads`. Where the fc-head scores and the conv-head only places boxes, R counts just the
+            RoIs that some class scores above the threshold: the others cannot become detections.
         """
         image_sizes = inputs["image_sizes"]
         pyramid = self.extract_features(inputs, training=training)
@@ -167,7 +206,14 @@ class DoubleHeadRCNN(keras.Model):
         )
         rois = tf.boolean_mask(proposals.boxes, proposals.valid)
         image_index = tf.cast(tf.where(proposals.valid)[:, 0], tf.int32)
-        outputs = self.run_heads(pyramid, rois, image_index, training=training)
+        if self.variant.scores_before_boxes and not training:
+            outputs = self.run_heads(pyramid, rois, image_index, training=False, kinds=("fc",))
+            survivors = surviving_rois(class_probs(outputs, "fc"), score_threshold=self.score_threshold)
+            outputs = {name: tf.gather(output, survivors) for name, output in outputs.items()}
+            rois, image_index = tf.gather(rois, survivors), tf.gather(image_index, survivors)
+            outputs |= self.run_heads(pyramid, rois, image_index, training=False, kinds=("conv",))
+        else:
+            outputs = self.run_heads(pyramid, rois, image_index, training=training)
         return {"proposals": proposals, "rois": rois, "image_index": image_index, **outputs}
 
     def detect(

@@ -65,7 +65,7 @@ def predict_files(detector: Detector, paths: Sequence[Path], output: str | Path,
             faults.append(str(error))
             continue
         Image.fromarray(_draw(detector, image, result, score)).save(output / _free_name(path.stem, taken))
-        rows.append(_row(path, image, result.above(score)))
+        rows.append(describe_image(path, image, result.above(score)))
         tqdm.write(_sentence(path, result, score))
     (output / PREDICTIONS_FILE).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
     return faults
@@ -77,7 +77,8 @@ def _draw(detector: Detector, image: np.ndarray, result: Result, score: float) -
     return draw_detections(image, result.boxes, result.scores, classes, names, score)
 
 
-def _row(path: Path, image: np.ndarray, result: Result) -> dict[str, Any]:
+def describe_image(path: Path, image: np.ndarray, result: Result) -> dict[str, Any]:
+    """One entry of `predictions.json`, from the file's path, its pixels uint8 [H, W, 3] and what was found."""
     height, width = image.shape[:2]
     return {"file": str(path), "width": width, "height": height, "detections": result.as_dicts()}
 

@@ -40,6 +40,11 @@ class Variant:
     boxes_from: str
     loss_weights: dict[str, float]
 
+    @property
+    def scores_before_boxes(self) -> bool:
+        """Whether the score is known before the conv-head, which only places the boxes, has run."""
+        return self.score_from == "fc" and self.boxes_from == "conv"
+
 
 VARIANTS = {
     "single_fc": Variant(

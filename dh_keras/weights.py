@@ -127,3 +127,8 @@ def _arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
     found = {}
     file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
     return {name: item for name, item in found.items() if not name.startswith("loss_metrics")}
+
+
+def variables_by_path(layer: Any) -> dict[str, Any]:
+    """Variables of a built model or layer, by their path inside it; metrics and random states are left out."""
+    return {variable.path.split(f"{layer.name}/", 1)[1]: variable for variable in layer.weights}

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from dh_keras.cli import make_parser, run_script
+from dh_keras.constants import PRECISIONS
 
 
 def parse() -> argparse.ArgumentParser:
@@ -12,6 +13,7 @@ def parse() -> argparse.ArgumentParser:
     parser.add_argument(
         "--verify", nargs="+", type=Path, default=[], metavar="IMAGE", help="compare detections in these"
     )
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the network's arithmetic")
     return parser
 
 
@@ -20,7 +22,7 @@ def main(args: argparse.Namespace) -> None:
     from dh_keras.export import export_saved_model
     from dh_keras.verification import compare_detectors
 
-    detector = Detector.load(args.run, args.overrides)
+    detector = Detector.load(args.run, args.overrides, precision=args.precision)
     if detector.serving is None:
         parse().error(f"{args.run} is a SavedModel already; export takes a run folder")
     export_saved_model(detector.serving, args.output)

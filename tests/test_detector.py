@@ -203,8 +203,11 @@ def test_the_assets_describe_the_model(saved_model, detector):
     labels = json.loads((saved_model / "assets" / "labels.json").read_text())
     assert [row["id"] for row in labels] == [category.id for category in detector.categories]
     described = json.loads((saved_model / "assets" / "signature.json").read_text())
-    assert (described["min_size"], described["max_size"], described["max_detections"]) == (96, 128, 10)
-    assert described["score_threshold"] == 0.0
+    preprocessing = {"min_size": 96, "max_size": 128, "channel_order": "rgb"}
+    assert preprocessing.items() <= described["preprocessing"].items()
+    assert len(described["preprocessing"]["mean"]) == len(described["preprocessing"]["std"]) == 3
+    assert (described["max_detections"], described["score_threshold"], described["precision"]) == (10, 0.0, "float32")
+    assert described["versions"]["tensorflow"].startswith("2.20.")
 
 
 def test_an_export_is_never_overwritten_and_wants_a_number(saved_model, detector, tmp_path):

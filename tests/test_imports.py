@@ -87,6 +87,24 @@ def test_nobody_below_training_imports_training():
             assert not [name for name in imported_names(path) if name.startswith("dh_keras.training")], path
 
 
+def test_nothing_imports_the_benchmark_and_it_trains_nothing():
+    assert_imports_only(
+        "benchmark",
+        "inference",
+        "builder",
+        "config",
+        "constants",
+        "detections",
+        "errors",
+        "layers",
+        "model",
+        "proposals",
+        "variants",
+    )
+    for path in set(PACKAGE.rglob("*.py")) - set(files_of("benchmark")):
+        assert not [name for name in imported_names(path) if name.startswith("dh_keras.benchmark")], path
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_keras_is_imported_as_itself(path):
     assert not [name for name in imported_names(path) if name.startswith(("tensorflow.keras", "tf_keras"))]

@@ -33,8 +33,12 @@ def random_outputs(seed, anchors, *, shift=0.6):
 
 def slow_proposals(logits, deltas, anchors, image, *, pre_nms, post_nms, nms_iou, legacy):
     kept = []
-    for level in logits:
-        best = np.argsort(-logits[level][image], kind="stable")[:pre_nms]
+    canvas = np.ceil(IMAGE_SIZES[image] / 32) * 32  # what the image would be padded to if it were alone
+    for level, (height, width) in GRIDS.items():
+        stride = 2 ** int(level[1])
+        cells = [(y, x) for y in range(height) for x in range(width) for _ in RATIOS]
+        own = [y * stride < canvas[0] and x * stride < canvas[1] for y, x in cells]
+        best = [i for i in np.argsort(-logits[level][image], kind="stable") if own[i]][:pre_nms]
         boxes = [reference.decode(deltas[level][image, i], anchors[level][i]) for i in best]
         boxes = np.array([reference.clip(box, *IMAGE_SIZES[image], legacy=legacy) for box in boxes])
         scores = logits[level][image, best]

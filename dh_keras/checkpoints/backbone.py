@@ -2,11 +2,12 @@
 
 from dh_keras.checkpoints import keras_applications
 from dh_keras.checkpoints.resnet_names import infer_depth, resnet_rules
-from dh_keras.checkpoints.tensors import assign_tensors, unused_tensors, variables_by_path
+from dh_keras.checkpoints.tensors import assign_tensors, unused_tensors
 from dh_keras.checkpoints.torch_file import read_torch_file
 from dh_keras.config import ModelConfig
 from dh_keras.errors import ConfigError, DataError
 from dh_keras.layers.resnet import ResNet
+from dh_keras.weights import variables_by_path
 
 IMAGENET = "imagenet"
 TORCHVISION_UNUSED = (r".*\.num_batches_tracked", r"fc\.weight", r"fc\.bias")

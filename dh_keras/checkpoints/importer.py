@@ -15,14 +15,14 @@ from typing import Any
 from dh_keras.builder import build_detector
 from dh_keras.checkpoints import authors, mmdetection
 from dh_keras.checkpoints.class_names import name_classes
-from dh_keras.checkpoints.tensors import assign_tensors, unused_tensors, variables_by_path
+from dh_keras.checkpoints.tensors import assign_tensors, unused_tensors
 from dh_keras.checkpoints.torch_file import TorchFile, read_torch_file
 from dh_keras.config import Config, load_config, save_config
 from dh_keras.data.coco import Category
 from dh_keras.errors import ConfigError, DataError
 from dh_keras.model import DoubleHeadRCNN
 from dh_keras.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, RunFolder, create_run, open_run
-from dh_keras.weights import save_weights
+from dh_keras.weights import save_weights, variables_by_path
 
 FAMILIES = (authors, mmdetection)
 ORIGIN_FILE = "origin.json"

@@ -113,11 +113,6 @@ def conv_norm_rules(target: str, conv: str, norm: str, *, epsilon: float = BATCH
     return [*layer_rules(f"{target}/conv", conv, CONV, None), *norm_rules(f"{target}/norm", norm, epsilon=epsilon)]
 
 
-def variables_by_path(layer: Any) -> dict[str, Any]:
-    """Variables of a built model or layer, by their path inside it; metrics and random states are left out."""
-    return {variable.path.split(f"{layer.name}/", 1)[1]: variable for variable in layer.weights}
-
-
 def unused_tensors(
     tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, unused: Iterable[str], source: str
 ) -> list[str]:
@@ -153,7 +148,7 @@ def assign_tensors(
     Args:
         tensors: by name, of the file.
         rules: one for each variable.
-        variables: by path, see `variables_by_path`.
+        variables: by path, see `weights.variables_by_path`.
         source: what to call the file in errors.
 
     Raises:

@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from dh_keras.data.images import EXIF_MAX_ENTRIES, EXIF_MAX_SEGMENTS, EXIF_WINDOW
 
+IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+
 
 def decode_image(image_bytes: tf.Tensor, orientation: tf.Tensor | None = None) -> tf.Tensor:
     """Decode a JPEG or PNG file and turn it upright.
@@ -32,6 +34,26 @@ def decode_image(image_bytes: tf.Tensor, orientation: tf.Tensor | None = None) -
         lambda: image,
     )
     return tf.ensure_shape(upright, [None, None, 3])
+
+
+def require_images(files: tf.Tensor) -> tf.Tensor:
+    """Pass files on that begin like a JPEG or PNG file.
+
+    Args:
+        files: string[B].
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, naming the places in the batch of the others, or for an empty batch.
+    """
+    known = [tf.strings.substr(files, 0, len(magic)) == magic for magic in IMAGE_MAGIC]
+    others = tf.where(~tf.reduce_any(known, axis=0))[:, 0]
+    message = tf.strings.format("expected JPEG or PNG files; of other kinds or empty: number {} of the batch", others)
+    checks = [
+        tf.debugging.Assert(tf.size(files) > 0, ["expected at least one JPEG or PNG file, the batch is empty"]),
+        tf.debugging.Assert(tf.size(others) == 0, [message]),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(files)
 
 
 def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

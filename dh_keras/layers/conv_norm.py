@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dh_keras.layers.normalization import make_norm
+from dh_keras.layers.normalization import FOLDED, make_norm
 
 # Kernels that keep the size of activations through a ReLU (He et al. 2015), counted over a kernel's outputs.
 HE_NORMAL = keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
@@ -15,7 +15,8 @@ PYTORCH_DEFAULT = keras.initializers.VarianceScaling(1.0 / 3.0, mode="fan_in", d
 
 @keras.saving.register_keras_serializable(package="dh_keras")
 class ConvNorm(keras.layers.Layer):
-    """Convolution without bias, padded by kernel_size // 2 on every side as in PyTorch, then a normalisation.
+    """Convolution without bias (with one where the norm is folded), padded by kernel_size // 2 on every side as in
+    PyTorch, then a normalisation.
 
     TensorFlow's "SAME" would pad a strided convolution at the bottom and right only.
 
@@ -54,7 +55,7 @@ class ConvNorm(keras.layers.Layer):
             kernel_size,
             strides=stride,
             padding="same" if stride == 1 else "valid",
-            use_bias=False,
+            use_bias=norm == FOLDED,
             # A fresh copy: an initializer with a seed would give every layer the same kernel.
             kernel_initializer=self.kernel_initializer.clone(),
             name="conv",
@@ -64,14 +65,17 @@ class ConvNorm(keras.layers.Layer):
     def build(self, input_shape: tuple) -> None:
         """Create the kernel and the normalisation's vectors."""
         self.conv.build(input_shape)
-        self.norm.build((*input_shape[:-1], self.filters))
+        if self.norm is not None:
+            self.norm.build((*input_shape[:-1], self.filters))
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Float [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
         padding = self.kernel_size // 2
         if self.stride > 1 and padding:
             inputs = tf.pad(inputs, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
-        outputs = self.norm(self.conv(inputs), training=training)
+        outputs = self.conv(inputs)
+        if self.norm is not None:
+            outputs = self.norm(outputs, training=training)
         return tf.nn.relu(outputs) if self.relu else outputs
 
     def get_config(self) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class NonLocalBlock(keras.layers.Layer):
         self.output_conv = keras.layers.Conv2D(input_shape[-1], 1, kernel_initializer="zeros", name="output_conv")
         self.output_conv.build((*input_shape[:-1], self.channels))
         self.norm = make_norm(self.norm_kind, input_shape[-1])
-        self.norm.build(input_shape)
+        if self.norm is not None:
+            self.norm.build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Float [R, H, W, C] to the same shape."""
@@ -62,7 +63,10 @@ class NonLocalBlock(keras.layers.Layer):
         attention = tf.nn.softmax(affinity) if self.mode == "softmax" else scaled
         attended = tf.transpose(tf.matmul(attention, split(self.g(inputs))), [0, 2, 1, 3])
         attended = tf.reshape(attended, [shape[0], shape[1], shape[2], self.channels])
-        return tf.nn.relu(inputs + self.norm(self.output_conv(attended), training=training))
+        outputs = self.output_conv(attended)
+        if self.norm is not None:
+            outputs = self.norm(outputs, training=training)
+        return tf.nn.relu(inputs + outputs)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

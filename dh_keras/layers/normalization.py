@@ -1,4 +1,4 @@
-"""The four kinds of normalisation that a convolution can be followed by."""
+"""The four kinds of normalisation that a convolution can be followed by, and what is left of one that was folded."""
 
 import math
 
@@ -6,6 +6,9 @@ import keras
 import tensorflow as tf
 
 from dh_keras.constants import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, GROUP_NORM_GROUPS
+
+# A layer's `norm` when there is none: its convolution has a bias instead. See `inference.py`.
+FOLDED = "folded"
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
@@ -36,16 +39,21 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-def make_norm(norm: str, channels: int, *, zero_gamma: bool = False, name: str = "norm") -> keras.layers.Layer:
+def make_norm(norm: str, channels: int, *, zero_gamma: bool = False, name: str = "norm") -> keras.layers.Layer | None:
     """Build the normalisation that follows a convolution.
 
     Args:
         norm: "batch"; "frozen", batch norm whose four vectors never change; "sync", batch norm with statistics over
-            all replicas; or "group", 32 groups (or the largest divisor of both 32 and channels).
+            all replicas; "group", 32 groups (or the largest divisor of both 32 and channels); or `FOLDED`.
         channels: number of channels.
         zero_gamma: start with a scale of zero instead of one; a frozen norm, which could never leave it, does not.
         name: name of the layer.
+
+    Returns:
+        The layer, or None for `FOLDED`.
     """
+    if norm == FOLDED:
+        return None
     gamma = "zeros" if zero_gamma and norm != "frozen" else "ones"
     settings = {"epsilon": BATCH_NORM_EPSILON, "gamma_initializer": gamma, "name": name}
     batch_settings = {"momentum": BATCH_NORM_MOMENTUM, **settings}

@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from dh_keras.checkpoints import authors, mmdetection
 from dh_keras.checkpoints.importer import FAMILIES, convert_checkpoint
-from dh_keras.checkpoints.tensors import variables_by_path
 from dh_keras.constants import ROI_DELTA_WEIGHTS, SIZE_DIVISOR
 from dh_keras.data.transforms import decode_image
 from dh_keras.detections import class_probs
@@ -23,6 +22,7 @@ from dh_keras.export import HEAD_COMBINATIONS
 from dh_keras.model import DoubleHeadRCNN
 from dh_keras.ops.boxes import clip_boxes, decode_boxes
 from dh_keras.training.optimizer import RecipeSGD
+from dh_keras.weights import variables_by_path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("DH_KERAS_REFERENCE", REPOSITORY.parent / "shared" / "reference"))

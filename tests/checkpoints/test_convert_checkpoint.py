@@ -11,14 +11,15 @@ import numpy as np
 import published
 import pytest
 
+from dh_keras.builder import build_detector
 from dh_keras.checkpoints import authors, mmdetection
 from dh_keras.checkpoints.class_names import COCO_IDS, COCO_NAMES, name_classes
 from dh_keras.checkpoints.importer import convert_checkpoint, import_checkpoint
-from dh_keras.checkpoints.tensors import variables_by_path
 from dh_keras.config import load_config
 from dh_keras.detector import Detector
 from dh_keras.errors import DataError
 from dh_keras.run_folder import open_run
+from dh_keras.weights import load_weights, variables_by_path
 
 torch = pytest.importorskip("torch", reason="torch is needed to write and read checkpoints")
 
@@ -135,7 +136,9 @@ def test_a_run_folder_is_written_and_can_be_loaded(tmp_path, authors_file):
     assert open_run(run.path).config == imported.config
     assert run.config.model.score_threshold == 0.2
     assert json.loads((run.path / "origin.json").read_text())["file"] == "authors.pth"
-    loaded = Detector.load(run.path).serving.detector
+    assert len(Detector.load(run.path).categories) == 3
+    loaded = build_detector(run.config.model, num_classes=3, seed=1, pretrained=False)
+    load_weights(loaded, open_run(run.path).weights)
     for path, value in weights_of(imported.model).items():
         np.testing.assert_array_equal(weights_of(loaded)[path], value)
 

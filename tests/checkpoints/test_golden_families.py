@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from dh_keras.builder import build_detector
 from dh_keras.checkpoints import authors, mmdetection
-from dh_keras.checkpoints.tensors import assign_tensors, unused_tensors, variables_by_path
+from dh_keras.checkpoints.tensors import assign_tensors, unused_tensors
+from dh_keras.weights import variables_by_path
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "published_families.npz"
 HEIGHT, WIDTH = 96, 160

@@ -12,10 +12,10 @@ from dh_keras.builder import build_detector
 from dh_keras.checkpoints import keras_applications
 from dh_keras.checkpoints.backbone import load_backbone
 from dh_keras.checkpoints.resnet_names import resnet_rules
-from dh_keras.checkpoints.tensors import variables_by_path
 from dh_keras.config import load_config
 from dh_keras.errors import ConfigError, DataError
 from dh_keras.layers.resnet import ResNet
+from dh_keras.weights import variables_by_path
 
 CAFFE = ["model.channel_order=bgr", "model.pixel_mean=[103.939,116.779,123.68]", "model.pixel_std=[1,1,1]"]
 STAGE_OUTPUTS = {

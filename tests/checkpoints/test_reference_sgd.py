@@ -25,8 +25,8 @@ SETTINGS = TrainConfig(steps=STEPS, drops=[7], lr=0.01, warmup_steps=4, warmup_f
 LOSS_SCALE = 1e-4
 
 
-def make_model(optimizer):
-    model = convert_checkpoint(parity.REFERENCE / parity.FOLDERS["mmdetection"] / "checkpoint.pth").model
+def make_model(family, optimizer):
+    model = convert_checkpoint(parity.REFERENCE / parity.FOLDERS[family] / "checkpoint.pth").model
     model.rpn.batch_size = model.roi.batch_size = parity.SAMPLE_ALL
     model.rpn.positive_fraction = model.roi.foreground_fraction = 1.0
     model.rpn.post_nms_train = 200  # fewer RoIs, for the time it takes
@@ -40,17 +40,20 @@ def plain_learning_rate(step):
     return rate * 0.1 if step >= 7 else rate
 
 
-def test_ten_steps_with_momentum_decay_warm_up_and_a_drop_are_pytorch_s():
+@pytest.mark.parametrize("family", list(parity.FOLDERS))
+def test_ten_steps_with_momentum_decay_warm_up_and_a_drop_are_pytorch_s(family):
     import torch
 
-    batch = parity.training_batch(parity.load_case("mmdetection"), 2)
-    model = make_model(RecipeSGD(make_schedule(SETTINGS, batch_size=8, steps_per_epoch=1), momentum=0.9, l2=0.01))
+    batch = parity.training_batch(parity.load_case(family), 2)
+    model = make_model(
+        family, RecipeSGD(make_schedule(SETTINGS, batch_size=8, steps_per_epoch=1), momentum=0.9, l2=0.01)
+    )
     start = [variable.numpy() for variable in model.trainable_variables]
     model.optimizer.build(model.trainable_variables)
     train_step = tf.function(lambda: (model.reset_metrics(), model.train_step(batch))[1]["total_loss"])
     losses = [float(train_step()) for _ in range(STEPS)]
 
-    other = make_model(RecipeSGD(0.0))
+    other = make_model(family, RecipeSGD(0.0))
     variables = other.trainable_variables
 
     @tf.function

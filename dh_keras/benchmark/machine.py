@@ -1,0 +1,66 @@
+"""What the machine is and how fast it multiplies matrices: the yardstick for every other time."""
+
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+GEMM_SIZE = 2048
+GEMM_REPEATS = 7
+WARM_UP_CALLS = 2
+
+
+def describe_machine() -> dict:
+    """Processor, usable cores and versions, ready for JSON."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def gemm_gflops(precision: str) -> float:
+    """Billions of operations per second of a square matrix product, the median of several.
+
+    Args:
+        precision: "float32" or "bfloat16", of both factors.
+    """
+    factor = tf.cast(tf.random.stateless_normal([GEMM_SIZE, GEMM_SIZE], seed=[1, 2]), precision)
+    product = tf.function(tf.matmul, autograph=False).get_concrete_function(factor, factor)
+    _, milliseconds = median_ms(product, factor, factor, repeats=GEMM_REPEATS)
+    return 2e-6 * GEMM_SIZE**3 / milliseconds
+
+
+def median_ms(function: Callable, *inputs: object, repeats: int) -> tuple[object, float]:
+    """Outputs of a function and the median of its times in milliseconds, after calls that warm it up."""
+    for _ in range(WARM_UP_CALLS):
+        outputs = function(*inputs)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        outputs = function(*inputs)
+        tf.test.experimental.sync_devices()
+        times.append(time.perf_counter() - start)
+    return outputs, 1000.0 * statistics.median(times)
+
+
+def peak_rss_mb() -> float:
+    """Most memory that this process has held so far, in millions of bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

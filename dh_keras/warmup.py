@@ -1,0 +1,123 @@
+"""Warm-up requests of a SavedModel: TensorFlow Serving runs them before it answers anybody.
+
+The first run of a graph is slow. The records are `tensorflow.serving.PredictionLog` messages. They are only a few
+nested fields, so they are written here in protobuf's wire format and nothing of TensorFlow Serving must be installed.
+Letters: B batch, H W C.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+
+# (height, width) in pixels of the photographs in the requests. The model resizes them to the size it works in, so small
+# ones warm up the same computation.
+LANDSCAPE = (240, 320)
+PORTRAIT = (320, 240)
+JPEG_QUALITY = 80
+
+# Photographs of the requests of serving_default: every batch size that deploy/batching.config allows.
+BATCHES = ((LANDSCAPE,), (PORTRAIT,), (LANDSCAPE, PORTRAIT), (LANDSCAPE, PORTRAIT, LANDSCAPE, LANDSCAPE))
+
+# Field numbers of the messages of TensorFlow Serving.
+PREDICTION_LOG_PREDICT_LOG = 6
+PREDICT_LOG_REQUEST = 1
+PREDICT_REQUEST_MODEL_SPEC = 1
+PREDICT_REQUEST_INPUTS = 2
+MODEL_SPEC_NAME = 1
+MODEL_SPEC_SIGNATURE_NAME = 3
+MAP_KEY = 1
+MAP_VALUE = 2
+
+_LENGTH_DELIMITED = 2  # the wire type of strings, bytes and messages
+
+
+@dataclass(frozen=True, eq=False)
+class WarmupRequest:
+    """One request.
+
+    Args:
+        signature: name of a signature of the SavedModel.
+        inputs: value of every input of the signature, what `tf.make_tensor_proto` takes.
+    """
+
+    signature: str
+    inputs: dict[str, Any]
+
+
+def warmup_requests() -> list[WarmupRequest]:
+    """Make five requests for both signatures, the same in every call.
+
+    Returns:
+        serving_default with 1 (landscape), 1 (portrait), 2 and 4 (mixed) JPEG files; serve_image with one image.
+    """
+    random = np.random.default_rng(0)
+    requests = [
+        WarmupRequest("serving_default", {"image_bytes": [_jpeg(_photograph(random, size)) for size in sizes]})
+        for sizes in BATCHES
+    ]
+    return [*requests, WarmupRequest("serve_image", {"images": _photograph(random, LANDSCAPE)[None]})]
+
+
+def write_warmup_requests(path: str | Path, requests: Sequence[WarmupRequest]) -> Path:
+    """Write requests where TensorFlow Serving looks for them.
+
+    The server refuses a model one of whose warm-up requests fails, and takes at most 1000.
+
+    Args:
+        path: a SavedModel folder, such as models/cells/1; the folder above it names the model.
+        requests: in the order in which the server runs them.
+
+    Returns:
+        The file, a TFRecord of `PredictionLog` messages.
+
+    Example:
+        >>> write_warmup_requests("models/cells/1", warmup_requests())
+    """
+    file = Path(path) / WARMUP_FILE
+    file.parent.mkdir(exist_ok=True)
+    model_name = Path(path).resolve().parent.name
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for request in requests:
+            writer.write(_prediction_log(model_name, request))
+    return file
+
+
+def _photograph(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Noise on a gradient, uint8 [H, W, 3]."""
+    rows, columns = np.linspace(0, 100, size[0]), np.linspace(0, 100, size[1])
+    gradient = (rows[:, None] + columns)[:, :, None] + np.array([0.0, 20.0, 40.0])
+    return (gradient + random.uniform(-10, 10, gradient.shape)).clip(0, 255).astype(np.uint8)
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    return tf.io.encode_jpeg(image, quality=JPEG_QUALITY).numpy()
+
+
+def _prediction_log(model_name: str, request: WarmupRequest) -> bytes:
+    """A serialised `PredictionLog` that holds a `PredictRequest`."""
+    spec = _field(MODEL_SPEC_NAME, model_name.encode()) + _field(MODEL_SPEC_SIGNATURE_NAME, request.signature.encode())
+    message = _field(PREDICT_REQUEST_MODEL_SPEC, spec)
+    for name, value in request.inputs.items():
+        tensor = tf.make_tensor_proto(value).SerializeToString()
+        message += _field(PREDICT_REQUEST_INPUTS, _field(MAP_KEY, name.encode()) + _field(MAP_VALUE, tensor))
+    return _field(PREDICTION_LOG_PREDICT_LOG, _field(PREDICT_LOG_REQUEST, message))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of a message: its key, the length of the content, the content."""
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    """A number, seven bits to a byte, the lowest first; the top bit says that another byte follows."""
+    digits = []
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*digits, value])

@@ -1,0 +1,109 @@
+"""The warm-up file: TensorFlow Serving's own classes read it, and the exported model answers every record."""
+
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from dh_keras.detector import Detector
+from dh_keras.export import export_saved_model
+from dh_keras.warmup import WarmupRequest, _varint, warmup_requests, write_warmup_requests
+
+
+@pytest.fixture(scope="module")
+def saved_model(tiny_run, tmp_path_factory):
+    serving = Detector.load(tiny_run).serving
+    return export_saved_model(serving, tmp_path_factory.mktemp("models") / "cells" / "1")
+
+
+def read_logs(file):
+    return [
+        prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(file))
+    ]
+
+
+def test_every_record_is_a_predict_request_for_the_model_and_a_signature(saved_model):
+    file = write_warmup_requests(saved_model, warmup_requests())
+    assert file == saved_model / "assets.extra" / "tf_serving_warmup_requests"
+    logs = read_logs(file)
+    assert [log.WhichOneof("log_type") for log in logs] == ["predict_log"] * 5
+    requests = [log.predict_log.request for log in logs]
+    assert {request.model_spec.name for request in requests} == {"cells"}
+    assert not any(request.model_spec.HasField("version") for request in requests)
+    shapes = [
+        (request.model_spec.signature_name, name, tensor.dtype, tf.make_ndarray(tensor).shape)
+        for request in requests
+        for name, tensor in request.inputs.items()
+    ]
+    assert shapes == [
+        ("serving_default", "image_bytes", tf.string.as_datatype_enum, (1,)),
+        ("serving_default", "image_bytes", tf.string.as_datatype_enum, (1,)),
+        ("serving_default", "image_bytes", tf.string.as_datatype_enum, (2,)),
+        ("serving_default", "image_bytes", tf.string.as_datatype_enum, (4,)),
+        ("serve_image", "images", tf.uint8.as_datatype_enum, (1, 240, 320, 3)),
+    ]
+
+
+def test_no_record_holds_a_field_that_tensorflow_serving_does_not_know(saved_model):
+    for log in read_logs(write_warmup_requests(saved_model, warmup_requests())):
+        rebuilt = prediction_log_pb2.PredictionLog()
+        request = rebuilt.predict_log.request
+        request.model_spec.name = "cells"
+        request.model_spec.signature_name = log.predict_log.request.model_spec.signature_name
+        for name, tensor in log.predict_log.request.inputs.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(tf.make_ndarray(tensor)))
+        assert log.SerializeToString(deterministic=True) == rebuilt.SerializeToString(deterministic=True)
+
+
+def test_the_values_arrive_as_they_were_given(tmp_path):
+    given = WarmupRequest(
+        "größe",
+        {"text": [b"\0\xff" * 100, b""], "numbers": np.arange(70000, dtype=np.int64).reshape(7, 10000)},
+    )
+    (tmp_path / "müller" / "1").mkdir(parents=True)
+    [log] = read_logs(write_warmup_requests(tmp_path / "müller" / "1", [given]))
+    request = log.predict_log.request
+    assert (request.model_spec.name, request.model_spec.signature_name) == ("müller", "größe")
+    assert tf.make_ndarray(request.inputs["text"]).tolist() == given.inputs["text"]
+    np.testing.assert_array_equal(tf.make_ndarray(request.inputs["numbers"]), given.inputs["numbers"])
+
+
+def test_lengths_are_written_seven_bits_to_a_byte():
+    assert [_varint(value) for value in (0, 127, 128, 300)] == [b"\x00", b"\x7f", b"\x80\x01", b"\xac\x02"]
+    assert _varint(2**21) == b"\x80\x80\x80\x01"
+
+
+def test_the_exported_model_answers_every_record(saved_model):
+    file = write_warmup_requests(saved_model, warmup_requests())
+    signatures = tf.saved_model.load(str(saved_model)).signatures
+    counts = []
+    for log in read_logs(file):
+        request = log.predict_log.request
+        inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+        outputs = signatures[request.model_spec.signature_name](**inputs)
+        assert outputs["detection_boxes"].shape[1:] == (10, 4)
+        counts.append(len(outputs["num_detections"]))
+    assert counts == [1, 1, 2, 4, 1]
+
+
+def test_the_photographs_lie_and_stand_and_the_file_is_small_and_always_the_same(tmp_path):
+    *encoded, decoded = warmup_requests()
+    sizes = [[tf.io.decode_jpeg(data).shape.as_list() for data in one.inputs["image_bytes"]] for one in encoded]
+    landscape, portrait = [240, 320, 3], [320, 240, 3]
+    assert sizes == [[landscape], [portrait], [landscape, portrait], [landscape, portrait, landscape, landscape]]
+    assert decoded.inputs["images"].std() > 20
+    for name in ("a", "b"):
+        (tmp_path / name / "model" / "1").mkdir(parents=True)
+        file = write_warmup_requests(tmp_path / name / "model" / "1", warmup_requests())
+        assert 200_000 < file.stat().st_size < 600_000
+    first, second = (path.read_bytes() for path in sorted(tmp_path.rglob("tf_serving_warmup_requests")))
+    assert first == second
+
+
+def test_nothing_of_tensorflow_serving_is_imported(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("tensorflow_serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
+    assert write_warmup_requests(tmp_path, warmup_requests()).is_file()

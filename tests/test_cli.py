@@ -1,0 +1,47 @@
+"""Words on the command line are sorted into arguments, options and overrides wherever they stand."""
+
+from pathlib import Path
+
+import pytest
+
+from dh_keras.cli import make_parser
+
+
+@pytest.fixture
+def parser():
+    parser = make_parser("Test.", positionals=("run",))
+    parser.add_argument("--verify", nargs="+", type=Path, default=[])
+    parser.add_argument("--output", type=Path)
+    return parser
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "runs/a --output out --verify a.jpg b.jpg train.lr=0.1 model.nms_iou=0.4",
+        "train.lr=0.1 runs/a model.nms_iou=0.4 --verify a.jpg b.jpg --output out",
+        "--verify a.jpg b.jpg train.lr=0.1 --output out runs/a model.nms_iou=0.4",
+    ],
+)
+def test_overrides_may_stand_anywhere_even_behind_an_option_with_several_values(parser, line):
+    args = parser.parse_words(line.split())
+    assert args.run == "runs/a"
+    assert args.verify == [Path("a.jpg"), Path("b.jpg")]
+    assert args.output == Path("out")
+    assert sorted(args.overrides) == ["model.nms_iou=0.4", "train.lr=0.1"]
+
+
+def test_a_file_whose_name_looks_like_an_override_is_a_file(parser, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a=b.jpg").touch()
+    args = parser.parse_words(["runs/a", "--verify", "a=b.jpg", "c=d.jpg"])
+    assert args.verify == [Path("a=b.jpg")]
+    assert args.overrides == ["c=d.jpg"]
+
+
+@pytest.mark.parametrize(("line", "message"), [("--output out", "run is missing"), ("a b", "unexpected argument 'b'")])
+def test_too_few_or_too_many_words_are_refused(parser, capsys, line, message):
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_words(line.split())
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
