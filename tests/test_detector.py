@@ -230,6 +230,23 @@ def test_an_export_that_fails_leaves_nothing(detector, tmp_path, monkeypatch):
     assert list((tmp_path / "m").iterdir()) == []
 
 
+def test_a_killed_export_leaves_nothing_that_looks_complete(tiny_run, detector, tmp_path):
+    code = f"""
+import os, signal
+from dh_keras import export
+from dh_keras.detector import Detector
+export.write_warmup_requests = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+export.export_saved_model(Detector.load({str(tiny_run)!r}).serving, {str(tmp_path / "m" / "1")!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -9
+    (partial,) = (tmp_path / "m").iterdir()
+    assert (partial / "saved_model.pb").is_file()
+    assert partial.name.startswith(".1.partial-")  # a server takes folders whose names are numbers
+    export_saved_model(detector.serving, tmp_path / "m" / "1")
+    assert len(Detector.load(tmp_path / "m" / "1").categories) == 3
+
+
 def test_a_folder_that_is_no_model_is_named(tmp_path, saved_model, tiny_run):
     with pytest.raises(DataError, match="no such folder; expected a run folder or a SavedModel"):
         Detector.load(tmp_path / "nothing")
