@@ -12,10 +12,19 @@ from dh_keras.layers.resnet import ResNet
 from dh_keras.layers.roi_align import RoIAlign
 from dh_keras.layers.rpn_head import RPNHead
 from dh_keras.model import DoubleHeadRCNN
+from dh_keras.precision import layer_precision
 from dh_keras.variants import VARIANTS, HeadSpec
 
 
-def build_detector(config: ModelConfig, *, num_classes: int, seed: int = 0, pretrained: bool = True) -> DoubleHeadRCNN:
+def build_detector(
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    seed: int = 0,
+    pretrained: bool = True,
+    precision: str = "float32",
+    recompute_heads: bool = False,
+) -> DoubleHeadRCNN:
     """Build a detector with all its variables, from random weights and what `backbone.weights` names.
 
     Args:
@@ -23,6 +32,9 @@ def build_detector(config: ModelConfig, *, num_classes: int, seed: int = 0, pret
         num_classes: K, without background.
         seed: of the initial weights and of the sampling in training.
         pretrained: False leaves `backbone.weights` alone, for a detector whose weights are about to be replaced.
+
+        precision: Keras dtype policy of the layers.
+        recompute_heads: see `DoubleHeadRCNN`.
 
     Returns:
         A built `DoubleHeadRCNN`, not compiled.
@@ -36,9 +48,18 @@ def build_detector(config: ModelConfig, *, num_classes: int, seed: int = 0, pret
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
     keras.utils.set_random_seed(seed)
+    with layer_precision(precision):
+        detector = _assemble(config, num_classes, seed, recompute_heads)
+        detector.create_variables()
+    if pretrained:
+        load_backbone(detector.backbone, config)
+    return detector
+
+
+def _assemble(config: ModelConfig, num_classes: int, seed: int, recompute_heads: bool) -> DoubleHeadRCNN:
     specs = VARIANTS[config.variant].heads
     scales = {"fc": config.roi.fc_scale, "conv": config.roi.conv_scale}
-    detector = DoubleHeadRCNN(
+    return DoubleHeadRCNN(
         variant=config.variant,
         num_classes=num_classes,
         geometry=config.geometry,
@@ -72,12 +93,9 @@ def build_detector(config: ModelConfig, *, num_classes: int, seed: int = 0, pret
         nms_iou=config.nms_iou,
         max_detections=config.max_detections,
         seed=seed,
+        recompute_heads=recompute_heads,
         name="double_head_rcnn",
     )
-    detector.create_variables()
-    if pretrained:
-        load_backbone(detector.backbone, config)
-    return detector
 
 
 def _build_head(spec: HeadSpec, config: ModelConfig, num_classes: int) -> keras.layers.Layer:

@@ -24,6 +24,8 @@ CONV_HEAD_NORMS = ("frozen", "batch", "sync", "group")
 GEOMETRIES = ("continuous", "legacy")
 NON_LOCAL_MODES = ("dot_product", "softmax")
 CHANNEL_ORDERS = ("rgb", "bgr")
+AUGMENTATIONS = ("none", "flip", "multi_scale", "randaugment", "autoaugment_v0")
+TRAIN_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclass
@@ -234,13 +236,24 @@ class DataConfig:
     """Where images come from and how they are resized and batched.
 
     Args:
-        train_annotations: COCO JSON of the training split; null (all four) uses the generated shapes dataset.
+        train_annotations: COCO JSON of the training split; null (all five) uses the generated shapes dataset.
         train_images: folder that its file names are relative to.
+        train_tfrecords: pattern of TFRecord files in the Model Garden's detection schema, such as
+            "records/train-*.tfrecord"; takes the place of train_annotations and train_images.
         val_annotations: COCO JSON of the validation split.
         val_images: folder that its file names are relative to.
         min_size: the short side is resized to this many pixels ...
         max_size: ... unless the long side would exceed this many.
-        flip_probability: chance of a horizontal flip in training.
+        augmentation: of training images: "none", "flip", "multi_scale" (flip, and a short side drawn from
+            multi_scale_sizes), "randaugment" (flip, and two operations drawn from RandAugment's for detection) or
+            "autoaugment_v0" (flip, and a sub-policy of AutoAugment's v0 for detection).
+        flip_probability: chance of a horizontal flip, wherever augmentation is not "none".
+        multi_scale_sizes: pixels of the short side, drawn for each image, in the place of min_size; validation and
+            inference keep min_size.
+        scale_jitter: smallest and largest factor by which a training image is scaled after it was resized as above;
+            what leaves the canvas is cropped away. Null does not jitter.
+        repeat_threshold: images of a class that fewer than this share of the training images show are repeated
+            within an epoch, sqrt(repeat_threshold / share) times; 0 repeats none.
         batch_size: images per step over all replicas.
         filter_empty: leave training images without a box out.
         shapes: the generated dataset.
@@ -248,11 +261,16 @@ class DataConfig:
 
     train_annotations: str | None = None
     train_images: str | None = None
+    train_tfrecords: str | None = None
     val_annotations: str | None = None
     val_images: str | None = None
     min_size: int = 800
     max_size: int = 1333
+    augmentation: str = "flip"
     flip_probability: float = 0.5
+    multi_scale_sizes: list[int] = field(default_factory=lambda: [640, 672, 704, 736, 768, 800])
+    scale_jitter: list[float] | None = None
+    repeat_threshold: float = 0.0
     batch_size: int = 8
     filter_empty: bool = False
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
@@ -274,6 +292,9 @@ class TrainConfig:
         momentum: of SGD.
         l2: added to the gradient as l2 * weight, before momentum.
         clip_norm: largest global norm of the gradients; 0 does not clip.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16" (with a dynamic loss scale); the precision of the
+            layers. Weights, boxes and losses are float32 in each.
+        recompute: compute the heads a second time for the gradients, which takes longer and needs less memory.
         evaluate_every: epochs between evaluations on the validation images.
         pictures: validation images drawn into the run folder.
         seed: of the initial weights, the shuffling and the sampling.
@@ -290,6 +311,8 @@ class TrainConfig:
     momentum: float = 0.9
     l2: float = 1e-4
     clip_norm: float = 0.0
+    precision: str = "float32"
+    recompute: bool = False
     evaluate_every: int = 1
     pictures: int = 8
     seed: int = 0
@@ -399,9 +422,10 @@ def validate_config(config: Config) -> None:
     Raises:
         ConfigError: naming the key's path, what was expected, and what was given.
     """
-    _validate_choices(config.model)
+    _validate_choices(config)
     _validate_ranges(config)
     _validate_combinations(config)
+    _validate_data(config.data)
 
 
 def _require(condition: bool, key: str, expected: str, value: Any) -> None:
@@ -409,19 +433,20 @@ def _require(condition: bool, key: str, expected: str, value: Any) -> None:
         raise ConfigError(f"key {key}: expected {expected}, got {value!r}")
 
 
-def _validate_choices(model: ModelConfig) -> None:
+def _validate_choices(config: Config) -> None:
     choices = {
-        "variant": tuple(VARIANTS),
-        "geometry": GEOMETRIES,
-        "channel_order": CHANNEL_ORDERS,
-        "backbone.depth": BACKBONE_DEPTHS,
-        "backbone.norm": BACKBONE_NORMS,
-        "conv_head.norm": CONV_HEAD_NORMS,
-        "conv_head.non_local.mode": NON_LOCAL_MODES,
+        "model.variant": tuple(VARIANTS),
+        "model.geometry": GEOMETRIES,
+        "model.channel_order": CHANNEL_ORDERS,
+        "model.backbone.depth": BACKBONE_DEPTHS,
+        "model.backbone.norm": BACKBONE_NORMS,
+        "model.conv_head.norm": CONV_HEAD_NORMS,
+        "model.conv_head.non_local.mode": NON_LOCAL_MODES,
+        "train.precision": TRAIN_PRECISIONS,
     }
     for key, allowed in choices.items():
-        value = _select(model, key)
-        _require(value in allowed, f"model.{key}", f"one of {', '.join(map(str, allowed))}", value)
+        value = _select(config, key)
+        _require(value in allowed, key, f"one of {', '.join(map(str, allowed))}", value)
 
 
 def _select(node: Any, key: str) -> Any:
@@ -481,6 +506,7 @@ _FRACTIONS = [
     "model.score_threshold",
     "model.nms_iou",
     "data.flip_probability",
+    "data.repeat_threshold",
     "train.drop_factor",
     "train.warmup_factor",
     "train.momentum",
@@ -510,7 +536,7 @@ def _validate_ranges(config: Config) -> None:
 
 
 def _validate_combinations(config: Config) -> None:
-    model, data, train = config.model, config.data, config.train
+    model, train = config.model, config.train
     rpn, non_local = model.rpn, model.conv_head.non_local
     _require(
         rpn.negative_iou <= rpn.positive_iou,
@@ -533,21 +559,6 @@ def _validate_combinations(config: Config) -> None:
             f"0, as variant {model.variant} has no {name}_loss",
             weight,
         )
-    _require(data.min_size <= data.max_size, "data.max_size", f"at least min_size ({data.min_size})", data.max_size)
-    for split in ("train", "val"):
-        annotations, images = getattr(data, f"{split}_annotations"), getattr(data, f"{split}_images")
-        _require(
-            (annotations is None) == (images is None),
-            f"data.{split}_images",
-            f"data.{split}_annotations and it, or neither",
-            images,
-        )
-    _require(
-        data.train_annotations is not None or data.val_annotations is None,
-        "data.train_annotations",
-        "a COCO file, since data.val_annotations is given",
-        None,
-    )
     _require(
         (train.epochs is None) != (train.steps is None),
         "train.epochs",
@@ -561,4 +572,51 @@ def _validate_combinations(config: Config) -> None:
         "train.drops",
         f"rising numbers from 1 to train.{unit} ({length})",
         train.drops,
+    )
+
+
+def _validate_data(data: DataConfig) -> None:
+    _require(
+        data.augmentation in AUGMENTATIONS,
+        "data.augmentation",
+        f"one of {', '.join(AUGMENTATIONS)}",
+        data.augmentation,
+    )
+    _require(data.min_size <= data.max_size, "data.max_size", f"at least min_size ({data.min_size})", data.max_size)
+    sizes, jitter = data.multi_scale_sizes, data.scale_jitter
+    _require(
+        data.augmentation != "multi_scale" or (len(sizes) > 0 and all(0 < size <= data.max_size for size in sizes)),
+        "data.multi_scale_sizes",
+        f"at least one size, each from 1 to max_size ({data.max_size})",
+        sizes,
+    )
+    _require(
+        jitter is None or (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]),
+        "data.scale_jitter",
+        "null or two rising factors above 0, such as [0.1, 2.0]",
+        jitter,
+    )
+    _validate_data_files(data)
+
+
+def _validate_data_files(data: DataConfig) -> None:
+    for split in ("train", "val"):
+        annotations, images = getattr(data, f"{split}_annotations"), getattr(data, f"{split}_images")
+        _require(
+            (annotations is None) == (images is None),
+            f"data.{split}_images",
+            f"data.{split}_annotations and it, or neither",
+            images,
+        )
+    _require(
+        data.train_annotations is None or data.train_tfrecords is None,
+        "data.train_tfrecords",
+        "it or data.train_annotations, not both",
+        data.train_tfrecords,
+    )
+    _require(
+        data.train_annotations is not None or data.train_tfrecords is not None or data.val_annotations is None,
+        "data.train_annotations",
+        "a COCO file (or data.train_tfrecords), since data.val_annotations is given",
+        None,
     )

@@ -1,14 +1,12 @@
 """A detector made for inference: batch norms folded into convolutions, in float32 or bfloat16."""
 
-import contextlib
-from collections.abc import Iterator
-
 import keras
 import numpy as np
 
 from dh_keras.constants import BATCH_NORM_EPSILON, PRECISIONS
 from dh_keras.layers.normalization import FOLDED
 from dh_keras.model import DoubleHeadRCNN
+from dh_keras.precision import layer_precision
 from dh_keras.weights import variables_by_path
 
 
@@ -31,7 +29,7 @@ def inference_copy(detector: DoubleHeadRCNN, *, precision: str = "float32") -> D
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be float32 or bfloat16, got {precision!r}")
     names = ("normalization", "backbone", "fpn", "rpn_head")
-    with _default_precision(precision):
+    with layer_precision(precision):
         copy = detector.with_layers(
             **{name: _empty_copy(getattr(detector, name)) for name in names},
             roi_align={kind: _empty_copy(layer) for kind, layer in detector.roi_align.items()},
@@ -39,17 +37,6 @@ def inference_copy(detector: DoubleHeadRCNN, *, precision: str = "float32") -> D
         )
     _copy_weights(detector, copy)
     return copy
-
-
-@contextlib.contextmanager
-def _default_precision(precision: str) -> Iterator[None]:
-    """Layers that are made meanwhile, and the layers inside them, compute in this precision."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _empty_copy(layer: keras.layers.Layer) -> keras.layers.Layer:

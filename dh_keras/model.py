@@ -3,6 +3,7 @@
 Letters: B batch, G padded ground truth, P proposals, R RoIs, K classes, H W C.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class DoubleHeadRCNN(keras.Model):
         loss_weights: weight of each second-stage loss, keys fc_class, fc_box, conv_class, conv_box.
         score_threshold, nms_iou, max_detections: see `ModelConfig`.
         seed: of the sampling of anchors and RoIs.
+        recompute_heads: in training, compute the heads again for the gradients instead of keeping what is inside them.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class DoubleHeadRCNN(keras.Model):
         nms_iou: float,
         max_detections: int,
         seed: int = 0,
+        recompute_heads: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -85,6 +88,7 @@ class DoubleHeadRCNN(keras.Model):
         self.nms_iou = nms_iou
         self.max_detections = max_detections
         self.seed = seed
+        self.recompute_heads = recompute_heads
         self.loss_metrics = {name: keras.metrics.Mean(name=name) for name in (*LOSS_NAMES, "total_loss")}
 
     def with_layers(self, **layers: Any) -> "DoubleHeadRCNN":
@@ -104,6 +108,7 @@ class DoubleHeadRCNN(keras.Model):
             nms_iou=self.nms_iou,
             max_detections=self.max_detections,
             seed=self.seed,
+            recompute_heads=self.recompute_heads,
             name=self.name,
             **layers,
         )
@@ -178,11 +183,10 @@ class DoubleHeadRCNN(keras.Model):
         }
         outputs = {}
         for spec in specs:
-            head = self.heads[spec.name]
-            if spec.kind == "conv":
-                predictions = head(roi_features["conv"], training=training)
-            else:
-                predictions = head(roi_features["fc"])
+            head = functools.partial(self.heads[spec.name], training=training)
+            if training and self.recompute_heads:
+                head = tf.recompute_grad(head)
+            predictions = head(roi_features[spec.kind])
             outputs |= {f"{spec.kind}_{name}": prediction for name, prediction in predictions.items()}
         return outputs
 
@@ -253,7 +257,7 @@ class DoubleHeadRCNN(keras.Model):
         pyramid = self.extract_features(batch, training=training)
         objectness_logits, anchor_deltas = self.rpn_head(pyramid)
         anchors = self.anchors(pyramid)
-        losses = self._rpn_losses(objectness_logits, anchor_deltas, anchors, batch, seeds)
+        losses = self._rpn_losses(pyramid, anchors, batch, seeds)
         proposals = self.propose(objectness_logits, anchor_deltas, anchors, batch["image_sizes"], training=True)
         targets = roi_targets(
             proposals.boxes,
@@ -267,14 +271,16 @@ class DoubleHeadRCNN(keras.Model):
             batch_size=self.roi.batch_size,
             foreground_fraction=self.roi.foreground_fraction,
         )
-        outputs = self.run_heads(pyramid, targets.rois, targets.image_index, training=training)
-        losses |= self._head_losses(outputs, targets)
+        normalizer = _mean_count_over_replicas(tf.ones_like(targets.is_foreground))
+        for kind in self.roi_align:
+            seen = targets.foreground() if kind in self.foreground_only else targets
+            outputs = self.run_heads(pyramid, seen.rois, seen.image_index, training=training, kinds=(kind,))
+            losses |= self._head_losses(kind, outputs, seen, normalizer)
         return {name: losses.get(name, tf.constant(0.0)) for name in LOSS_NAMES}
 
     def _rpn_losses(
         self,
-        objectness_logits: dict[str, tf.Tensor],
-        anchor_deltas: dict[str, tf.Tensor],
+        pyramid: dict[str, tf.Tensor],
         anchors: dict[str, tf.Tensor],
         batch: dict[str, tf.Tensor],
         seeds: tf.Tensor,
@@ -293,8 +299,7 @@ class DoubleHeadRCNN(keras.Model):
             batch_size=self.rpn.batch_size,
             positive_fraction=self.rpn.positive_fraction,
         )
-        logits = tf.gather(tf.concat(list(objectness_logits.values()), axis=1), targets.indices, batch_dims=1)
-        deltas = tf.gather(tf.concat(list(anchor_deltas.values()), axis=1), targets.indices, batch_dims=1)
+        logits, deltas = self.rpn_head.predict_at(pyramid, targets.indices)
         normalizer = _mean_count_over_replicas(targets.valid)
         return {
             "rpn_objectness_loss": loss_functions.objectness_loss(
@@ -305,19 +310,29 @@ class DoubleHeadRCNN(keras.Model):
             ),
         }
 
-    def _head_losses(self, outputs: dict[str, tf.Tensor], targets: RoITargets) -> dict[str, tf.Tensor]:
-        normalizer = _mean_count_over_replicas(tf.ones_like(targets.is_foreground))
+    @property
+    def foreground_only(self) -> set[str]:
+        """Kinds of heads that only place boxes, each RoI by itself: background RoIs do not change their loss."""
+        heads = {kind: [spec for spec in self.variant.heads if spec.kind == kind] for kind in self.roi_align}
+        return {
+            kind
+            for kind, specs in heads.items()
+            if not any(spec.classes or self.heads[spec.name].mixes_rois for spec in specs)
+        }
+
+    def _head_losses(
+        self, kind: str, outputs: dict[str, tf.Tensor], targets: RoITargets, normalizer: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         losses = {}
-        for kind in ("fc", "conv"):
-            if f"{kind}_class_logits" in outputs:
-                losses[f"{kind}_class_loss"] = loss_functions.class_loss(
-                    outputs[f"{kind}_class_logits"], targets.class_targets, normalizer
-                )
-            if f"{kind}_box_deltas" in outputs:
-                deltas = loss_functions.class_specific_deltas(outputs[f"{kind}_box_deltas"], targets.class_targets)
-                losses[f"{kind}_box_loss"] = loss_functions.box_loss(
-                    deltas, targets.box_targets, targets.is_foreground, normalizer, beta=1.0
-                )
+        if f"{kind}_class_logits" in outputs:
+            losses[f"{kind}_class_loss"] = loss_functions.class_loss(
+                outputs[f"{kind}_class_logits"], targets.class_targets, normalizer
+            )
+        if f"{kind}_box_deltas" in outputs:
+            deltas = loss_functions.class_specific_deltas(outputs[f"{kind}_box_deltas"], targets.class_targets)
+            losses[f"{kind}_box_loss"] = loss_functions.box_loss(
+                deltas, targets.box_targets, targets.is_foreground, normalizer, beta=1.0
+            )
         return losses
 
     def weighted_total(self, losses: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -350,7 +365,9 @@ class DoubleHeadRCNN(keras.Model):
         self, gradients: Sequence[tf.Tensor | None], losses: dict[str, tf.Tensor], image_ids: tf.Tensor
     ) -> list[tf.Tensor | None]:
         """Gradients that cannot be used unless losses and gradients are finite; the error names step, loss, images."""
-        values = {**losses, "gradient": tf.linalg.global_norm([g for g in gradients if g is not None])}
+        values = dict(losses)
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which halves its scale instead
+            values["gradient"] = tf.linalg.global_norm([g for g in gradients if g is not None])
         bad = [tf.where(tf.math.is_finite(value), "", f" {name}") for name, value in values.items()]
         message = tf.strings.join(
             [

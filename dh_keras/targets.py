@@ -48,6 +48,10 @@ class RoITargets(NamedTuple):
     is_foreground: tf.Tensor
     box_targets: tf.Tensor
 
+    def foreground(self) -> "RoITargets":
+        """Only the foreground RoIs, in the same order."""
+        return RoITargets(*(tf.boolean_mask(values, self.is_foreground) for values in self))
+
 
 def anchor_targets(
     anchors: tf.Tensor,

@@ -1,6 +1,7 @@
 """Train a detector; with no data arguments, on the generated shapes dataset."""
 
 import argparse
+import json
 from pathlib import Path
 
 from dh_keras.cli import make_parser, run_script
@@ -18,6 +19,9 @@ def parse() -> argparse.ArgumentParser:
         kind = "COCO JSON file" if name.endswith("annotations") else "folder of photographs"
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="PATH", help=kind)
     parser.add_argument(
+        "--tfrecords", metavar="PATTERN", help="TFRecord files, in the place of --train-annotations and --train-images"
+    )
+    parser.add_argument(
         "--strategy", choices=("none", "mirrored", "multi_worker"), default="none", help="devices to use"
     )
     parser.add_argument("--output", type=Path, metavar="RUN", help="run folder to write (default: runs/CONFIG)")
@@ -30,6 +34,8 @@ def main(args: argparse.Namespace) -> None:
     if args.resume and args.output is None:
         raise ConfigError("--resume: needs --output RUN, the folder of the run to go on with")
     given = [f"data.{name}={getattr(args, name)}" for name in DATA_ARGUMENTS if getattr(args, name)]
+    if args.tfrecords:
+        given.append(f"data.train_tfrecords={json.dumps(args.tfrecords)}")  # quoted, as * means something in YAML
     config = load_config(args.config, [*given, *args.overrides])
     output = args.output or next_free_run("runs", args.config.stem)
     print(f"config: {args.config}{' with ' + ' '.join([*given, *args.overrides]) if given or args.overrides else ''}")

@@ -90,6 +90,11 @@ def test_every_key_is_read_by_the_package(key):
         ("model.loss_weights.fc_box=1", r"loss_weights\.fc_box: expected 0, as variant double_head has no fc_box_loss"),
         ("data.max_size=100", r"key data\.max_size: expected at least min_size \(192\), got 100"),
         ("data.train_images=x", r"key data\.train_images: expected data\.train_annotations and it, or neither"),
+        ("data.augmentation=mosaic", r"key data\.augmentation: expected one of none, flip, .*got 'mosaic'"),
+        ("data.scale_jitter=[2.0,0.1]", r"key data\.scale_jitter: expected null or two rising factors above 0"),
+        ("data.scale_jitter=[0.5]", r"key data\.scale_jitter: expected null or two rising factors above 0"),
+        ("data.repeat_threshold=2", r"key data\.repeat_threshold: expected a number from 0 to 1, got 2\.0"),
+        ("data.val_annotations=x data.val_images=y", r"train_annotations: expected a COCO file \(or data\.train_tfrec"),
         ("train.steps=10", r"key train\.epochs: expected it or train\.steps, one of the two"),
         ("train.drops=[3,2]", r"key train\.drops: expected rising numbers"),
         ("train.momentum=1.5", r"key train\.momentum: expected a number from 0 to 1, got 1\.5"),
@@ -100,8 +105,27 @@ def test_every_key_is_read_by_the_package(key):
 )
 def test_a_wrong_override_is_refused_with_its_path_and_what_was_expected(override, expected):
     with pytest.raises(ConfigError, match=expected) as error:
-        load_config(overrides=[override])
+        load_config(overrides=override.split())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sizes", ["[]", "[0]", "[160,300]"])
+def test_sizes_of_multi_scale_training_are_checked_where_they_are_used(sizes):
+    overrides = [f"data.multi_scale_sizes={sizes}", "data.max_size=256"]
+    assert load_config(overrides=overrides).data.augmentation == "flip"
+    with pytest.raises(
+        ConfigError, match=r"key data\.multi_scale_sizes: expected at least one size, each from 1 to max"
+    ):
+        load_config(overrides=[*overrides, "data.augmentation=multi_scale"])
+
+
+def test_tfrecords_take_the_place_of_training_annotations_and_may_have_a_validation_split():
+    overrides = ["data.train_tfrecords=a-*", "data.val_annotations=v.json", "data.val_images=v"]
+    assert load_config(overrides=overrides).data.train_tfrecords == "a-*"
+    with pytest.raises(
+        ConfigError, match=r"train_tfrecords: expected it or data\.train_annotations, not both, got 'a-"
+    ):
+        load_config(overrides=[*overrides, "data.train_annotations=t.json", "data.train_images=t"])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ FREE_OF_TENSORFLOW = (
     "evaluation",
     "run_folder",
     "data.coco",
+    "data.dataset",
     "data.shapes",
 )
 

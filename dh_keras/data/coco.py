@@ -1,124 +1,22 @@
-"""COCO annotations and their image folder as flat NumPy arrays, checked once, with errors that name the file.
+"""COCO annotations and their image folder, read and checked once, with errors that name the file.
 
-This is one of the three places where a box order is converted: COCO's [x, y, width, height] comes in, the package's
-[y1, x1, y2, x2] goes on. TensorFlow is not imported here, so data can be checked anywhere.
-
-Letters: N images, M boxes that can be targets, K classes.
+TensorFlow is not imported here, so data can be checked anywhere.
 """
 
 import json
 import math
 import os
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dh_keras.data.dataset import Category, CocoDataset, build_dataset
 from dh_keras.data.images import check_images_on_disk, one_line
 from dh_keras.errors import DataError
 
 _NO_BOX = [math.nan] * 4
-# Clipping that moves no side by more than this many pixels is rounding in the file, not a box outside the image.
-_CLIP_TOLERANCE = 1e-2
-
-
-@dataclass(frozen=True)
-class Category:
-    """A class of objects: the id of the annotation file and the name."""
-
-    id: int
-    name: str
-
-
-@dataclass
-class CocoDataset:
-    """An annotation file and its images.
-
-    Args:
-        annotations_path: the COCO JSON.
-        images_dir: the folder its file names are relative to.
-        categories: class index k is categories[k]; sorted by id, or in the order that was given to `load_coco`.
-        category_ids: int64[K], class index -> category id in this file (ids of `categories` may be another file's).
-        image_ids: int64[N], as in the file; 1..N when the file's ids are not integers.
-        paths: absolute path of every image.
-        sizes: int32[N, 2], (height, width) of the upright image, the frame of the boxes.
-        orientations: int32[N], EXIF orientation 1..8 to apply to the decoded pixels to make the image upright.
-        box_offsets: int64[N + 1], the boxes of image i are rows box_offsets[i]:box_offsets[i + 1].
-        boxes: float32[M, 4], y1 x1 y2 x2 in pixels of the upright image, clipped to it; no crowd, none degenerate.
-        classes: int32[M], class index of every box.
-        ground_truth: COCO dict for pycocotools: the file's boxes and crowds without degenerate ones, not clipped,
-            with annotation ids 1..n, area and iscrowd always present, and the file's own category ids.
-        counts: what was found and mended, by name.
-    """
-
-    annotations_path: Path
-    images_dir: Path
-    categories: tuple[Category, ...]
-    category_ids: np.ndarray
-    image_ids: np.ndarray
-    paths: list[str]
-    sizes: np.ndarray
-    orientations: np.ndarray
-    box_offsets: np.ndarray
-    boxes: np.ndarray
-    classes: np.ndarray
-    ground_truth: dict = field(repr=False)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.paths)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, background not counted."""
-        return len(self.categories)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name of every class, by class index."""
-        return tuple(category.name for category in self.categories)
-
-    def boxes_of(self, index: int) -> np.ndarray:
-        """Return float32[n, 4], the y1 x1 y2 x2 boxes of image `index` in its own pixels."""
-        return self.boxes[self.box_offsets[index] : self.box_offsets[index + 1]]
-
-    def classes_of(self, index: int) -> np.ndarray:
-        """Return int32[n], the class indices of the boxes of image `index`."""
-        return self.classes[self.box_offsets[index] : self.box_offsets[index + 1]]
-
-    def summary(self) -> str:
-        """Return a table of the categories with their boxes, and a line with the counts that are not zero."""
-        per_class = np.bincount(self.classes, minlength=self.num_classes)
-        rows = [("id", "category", "boxes")]
-        rows += [
-            (str(number), name, str(boxes))
-            for number, name, boxes in zip(self.category_ids, self.class_names, per_class, strict=True)
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [f"{row[0]:>{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]
-        shown = {name: count for name, count in self.counts.items() if count or name in ("images", "boxes")}
-        lines.append(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in shown.items()))
-        return "\n".join(lines)
-
-
-def boxes_from_xywh(xywh: np.ndarray) -> np.ndarray:
-    """Convert COCO boxes to the package's order.
-
-    Args:
-        xywh: float[..., 4], left, top, width and height in pixels.
-
-    Returns:
-        float[..., 4], y1 x1 y2 x2 in the same pixels, same dtype.
-
-    Example:
-        >>> boxes_from_xywh(np.array([[10.0, 20.0, 5.0, 7.0]])).tolist()
-        [[20.0, 10.0, 27.0, 15.0]]
-    """
-    x, y, width, height = np.moveaxis(np.asarray(xywh), -1, 0)
-    return np.stack([y, x, y + height, x + width], axis=-1)
 
 
 def load_coco(
@@ -148,7 +46,7 @@ def load_coco(
     tree = _read_json(path)
     if not folder.is_dir():
         raise DataError(f"images folder {folder}: no such folder; give the folder that file_name in {path} starts from")
-    own = _parse_categories(path, tree["categories"])
+    own = parse_categories(path, tree["categories"])
     categories, category_ids = _match_categories(path, own, categories)
     raw_ids, image_ids = _parse_image_ids(path, tree["images"])
     paths = _resolve_paths(path, folder, tree["images"])
@@ -158,8 +56,8 @@ def load_coco(
     else:
         sizes, orientations = _trust_sizes(path, paths, declared), np.ones(len(paths), np.int32)
     columns = _parse_annotations(path, tree["annotations"], raw_ids, {category.id for category in own})
-    flat = _flatten(columns, sizes, category_ids)
-    return CocoDataset(
+    return build_dataset(
+        CocoDataset,
         annotations_path=path,
         images_dir=folder,
         categories=categories,
@@ -168,12 +66,25 @@ def load_coco(
         paths=paths,
         sizes=sizes,
         orientations=orientations,
-        box_offsets=flat["offsets"],
-        boxes=flat["boxes"],
-        classes=flat["classes"],
-        ground_truth=_ground_truth(tree, columns, flat["usable"], image_ids, sizes),
-        counts=_count(columns, flat, declared, orientations, raw_ids, image_ids),
+        columns=columns,
+        category_rows=[dict(row) for row in tree["categories"]],
+        file_names=[row["file_name"] for row in tree["images"]],
+        counts={
+            "filled_sizes": sum(size is None for size in declared),
+            "renumbered_annotation_ids": columns["bad_ids"],
+            "renumbered_image_ids": 0 if raw_ids.keys() == set(image_ids.tolist()) else len(paths),
+        },
     )
+
+
+def read_categories(annotations: str | Path) -> tuple[Category, ...]:
+    """Read the categories of a COCO JSON, sorted by id.
+
+    Raises:
+        DataError: as `load_coco`.
+    """
+    path = Path(annotations)
+    return parse_categories(path, _read_json(path)["categories"])
 
 
 def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -> str | None:
@@ -192,10 +103,11 @@ def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -
 
     from dh_keras.data.transforms import decode_image
 
+    read_bytes = dataset.bytes_reader()
     for index in range(len(dataset)) if indices is None else indices:
         path, size = dataset.paths[index], tuple(dataset.sizes[index].tolist())
         try:
-            image = decode_image(tf.io.read_file(path), tf.constant(dataset.orientations[index], tf.int32))
+            image = decode_image(read_bytes(index), tf.constant(dataset.orientations[index], tf.int32))
         except tf.errors.OpError as error:
             return f"image {path}: cannot be decoded ({one_line(error.message)}); replace it or take it out of the set"
         if tuple(image.shape[:2]) != size:
@@ -244,7 +156,16 @@ def _first_duplicate(values: Iterable[Hashable]) -> Hashable | None:
     return None
 
 
-def _parse_categories(path: Path, rows: list[dict]) -> tuple[Category, ...]:
+def parse_categories(path: Path, rows: list[dict]) -> tuple[Category, ...]:
+    """Check the categories of a file, and sort them by id.
+
+    Args:
+        path: the file, for messages.
+        rows: objects with an integer `id` and a `name`, each its own.
+
+    Raises:
+        DataError: naming the file and the category.
+    """
     for row in rows:
         if not _is_int(row.get("id")) or not isinstance(row.get("name"), str):
             raise DataError(
@@ -367,78 +288,6 @@ def _numbers(bbox: object) -> list[float]:
 def _area(value: object) -> float:
     usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
     return float(value) if usable else math.nan
-
-
-def _flatten(columns: dict[str, Any], sizes: np.ndarray, category_ids: np.ndarray) -> dict[str, Any]:
-    """Clip, drop what cannot be used, and sort the targets by image (order within an image as in the file)."""
-    xywh, image = columns["xywh"], columns["image"]
-    usable = np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] > 0).all(axis=1)
-    with np.errstate(invalid="ignore", over="ignore"):
-        whole = boxes_from_xywh(xywh)
-        limit = np.tile(sizes[image].astype(np.float64), 2)
-        boxes = np.clip(whole, 0, limit).astype(np.float32)
-        usable &= (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        moved = (np.abs(boxes - whole) > _CLIP_TOLERANCE).any(axis=1)
-    target = usable & ~columns["iscrowd"]
-    rows = np.flatnonzero(target)[np.argsort(image[target], kind="stable")]
-    by_id = np.argsort(category_ids)
-    classes = by_id[np.searchsorted(category_ids[by_id], columns["category"][rows])]
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(image[rows], minlength=len(sizes)))])
-    return {
-        "usable": usable,
-        "clipped": int(np.sum(moved & target)),
-        "boxes": boxes[rows],
-        "classes": classes.astype(np.int32),
-        "offsets": offsets.astype(np.int64),
-    }
-
-
-def _count(
-    columns: dict[str, Any],
-    flat: dict[str, Any],
-    declared: list[tuple[int, int] | None],
-    orientations: np.ndarray,
-    raw_ids: dict[Hashable, int],
-    image_ids: np.ndarray,
-) -> dict[str, int]:
-    usable = flat["usable"]
-    return {
-        "images": len(declared),
-        "boxes": len(flat["boxes"]),
-        "crowd": int(np.sum(columns["iscrowd"][usable])),
-        "degenerate": int(np.sum(~usable)),
-        "clipped": flat["clipped"],
-        "empty_images": int(np.sum(np.diff(flat["offsets"]) == 0)),
-        "exif_rotated": int(np.sum(orientations != 1)),
-        "filled_sizes": sum(size is None for size in declared),
-        "filled_areas": int(np.sum(np.isnan(columns["area"][usable]))),
-        "renumbered_annotation_ids": columns["bad_ids"],
-        "renumbered_image_ids": 0 if raw_ids.keys() == set(image_ids.tolist()) else len(declared),
-    }
-
-
-def _ground_truth(
-    tree: dict, columns: dict[str, Any], usable: np.ndarray, image_ids: np.ndarray, sizes: np.ndarray
-) -> dict:
-    """Build what pycocotools reads without a trap: it drops id 0, merges equal ids and needs area and iscrowd."""
-    xywh = columns["xywh"][usable]
-    areas = columns["area"][usable]
-    areas = np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas)
-    images = image_ids[columns["image"][usable]]
-    values = [images, columns["category"][usable], xywh, areas, columns["iscrowd"][usable].astype(int)]
-    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-    numbers = range(1, len(xywh) + 1)
-    return {
-        "images": [
-            {"id": number, "file_name": row["file_name"], "height": height, "width": width}
-            for number, row, (height, width) in zip(image_ids.tolist(), tree["images"], sizes.tolist(), strict=True)
-        ],
-        "annotations": [
-            dict(zip(keys, row, strict=True))
-            for row in zip(numbers, *(value.tolist() for value in values), strict=True)
-        ],
-        "categories": [dict(row) for row in tree["categories"]],
-    }
 
 
 def _trust_sizes(path: Path, paths: list[str], declared: list[tuple[int, int] | None]) -> np.ndarray:

@@ -6,6 +6,7 @@ gives the same plan, and a run can go on from any row. Pixels are never held in 
 Letters: N images, B batch, G padded ground truth.
 """
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,7 +15,8 @@ import tensorflow as tf
 from dh_keras.config import DataConfig
 from dh_keras.constants import SIZE_DIVISOR
 from dh_keras.data import transforms
-from dh_keras.data.coco import CocoDataset
+from dh_keras.data.augment import make_augmenter, size_limits
+from dh_keras.data.dataset import CocoDataset
 from dh_keras.errors import DataError
 
 # A box with a shorter side than this many pixels after resizing is no target: its deltas would be meaningless.
@@ -79,12 +81,15 @@ def training_indices(dataset: CocoDataset, filter_empty: bool) -> np.ndarray:
     return np.flatnonzero(has_boxes | (not filter_empty)).astype(np.int32)
 
 
-def steps_per_epoch(canvas_index: np.ndarray, batch_size: int) -> int:
+def steps_per_epoch(canvas_index: np.ndarray, batch_size: int, repeats: np.ndarray | None = None) -> int:
     """Return the number of batches in which `plan_batches` shows every image at least once."""
-    return int(sum(-(-count // batch_size) for count in np.bincount(canvas_index)))
+    shown = np.bincount(canvas_index, repeats)
+    return int(sum(-(-math.ceil(round(count, 6)) // batch_size) for count in shown.tolist()))
 
 
-def plan_batches(canvas_index: np.ndarray, *, batch_size: int, epochs: int, seed: int) -> np.ndarray:
+def plan_batches(
+    canvas_index: np.ndarray, *, batch_size: int, epochs: int, seed: int, repeats: np.ndarray | None = None
+) -> np.ndarray:
     """Decide which images make up each step, so that a batch has one canvas and an epoch has every image.
 
     Epoch e depends on the seed and e only, not on how many epochs are planned. A canvas whose images do not fill
@@ -95,6 +100,8 @@ def plan_batches(canvas_index: np.ndarray, *, batch_size: int, epochs: int, seed
         batch_size: images per step, over all replicas.
         epochs: number of epochs to plan.
         seed: same seed, same plan.
+        repeats: float[N], at least 1: how often each image is shown in an epoch on average. In each epoch it is shown
+            that often, rounded down or up. None shows each once.
 
     Returns:
         int32[epochs * steps_per_epoch, batch_size], positions in canvas_index. For a subset of a dataset,
@@ -108,10 +115,19 @@ def plan_batches(canvas_index: np.ndarray, *, batch_size: int, epochs: int, seed
         batches = []
         for canvas in np.unique(canvas_index):
             group = order[canvas_index[order] == canvas]
-            filled = -(-len(group) // batch_size) * batch_size
+            filled = steps_per_epoch(np.zeros_like(group), batch_size, None if repeats is None else repeats[group])
+            filled *= batch_size
+            if repeats is not None:
+                group = random.permutation(np.repeat(group, _round_randomly(repeats[group], random)))
             batches.append(np.resize(group, filled).reshape(-1, batch_size))
         plan.append(random.permutation(np.concatenate(batches)))
     return np.concatenate(plan)
+
+
+def _round_randomly(repeats: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Round each number down or up, right on average, so that their sum is rounded down or up as well."""
+    reached = np.floor(np.round(np.cumsum(repeats), 6) + random.random())
+    return np.diff(reached, prepend=0).astype(np.int64)
 
 
 def train_dataset(
@@ -123,13 +139,13 @@ def train_dataset(
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
-    """Read, resize, flip and batch the images of a plan.
+    """Read, resize, augment and batch the images of a plan.
 
     Args:
         dataset: the training split.
-        data_config: min_size, max_size and flip_probability are used; the batch size is that of the plan.
+        data_config: see `make_augmenter`; the batch size is that of the plan.
         plan: int[steps, B], indices into the dataset.
-        seed: of the flips; a flip depends on the seed, the step and the position in the batch only.
+        seed: of the augmentation; a draw depends on the seed, the step and the position in the batch only.
         start_step: first row of the plan to give; the stream is then the rest of the uninterrupted one.
         shard: (worker, number of workers): give this worker's share of every batch.
 
@@ -186,12 +202,12 @@ def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 def _image_reader(dataset: CocoDataset):
     """Return a graph function from an image index to its upright uint8[h, w, 3] pixels."""
-    paths = tf.constant(dataset.paths, tf.string)
+    read_bytes = dataset.bytes_reader()
     orientations = tf.constant(dataset.orientations, tf.int32)
     sizes = tf.constant(dataset.sizes, tf.int32)
 
     def read(index: tf.Tensor) -> tf.Tensor:
-        image = transforms.decode_image(tf.io.read_file(paths[index]), orientations[index])
+        image = transforms.decode_image(read_bytes(index), orientations[index])
         same = tf.debugging.assert_equal(tf.shape(image)[:2], sizes[index], "image size is not the annotated one")
         with tf.control_dependencies([same]):
             return tf.identity(image)
@@ -201,7 +217,7 @@ def _image_reader(dataset: CocoDataset):
 
 def _example_maker(dataset: CocoDataset, data_config: DataConfig, seed: int):
     """Return a graph function from (step, position, image index) to one example of the training batch."""
-    limits = {"min_size": data_config.min_size, "max_size": data_config.max_size}
+    limits, augment = size_limits(data_config), make_augmenter(data_config)
     read = _image_reader(dataset)
     canvas_table = tf.constant(canvases(**limits), tf.int32)
     canvas_index = tf.constant(canvas_of(dataset.sizes, **limits), tf.int32)
@@ -211,22 +227,14 @@ def _example_maker(dataset: CocoDataset, data_config: DataConfig, seed: int):
     classes = tf.constant(dataset.classes, tf.int32)
 
     def make(step: tf.Tensor, position: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        image = read(index)
-        old_size = tf.shape(image)[:2]
-        new_size = transforms.resized_size(old_size, **limits)
-        image = transforms.resize_image(image, new_size)
         rows = slice(offsets[index], offsets[index + 1])
-        gt_boxes = _resize_boxes(boxes[rows], old_size, new_size)
-        draw = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), position)
-        image, gt_boxes = tf.cond(
-            tf.random.stateless_uniform([], draw, alg="philox") < data_config.flip_probability,
-            lambda: transforms.horizontal_flip(image, gt_boxes),
-            lambda: (image, gt_boxes),
-        )
+        canvas = canvas_table[canvas_index[index]]
+        key = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), position)
+        image, gt_boxes = augment(read(index), boxes[rows], canvas, key)
         gt_boxes, gt_classes, gt_valid = _mark_valid(gt_boxes, classes[rows])
         return {
-            "images": transforms.pad_to(image, canvas_table[canvas_index[index]]),
-            "image_sizes": new_size,
+            "images": transforms.pad_to(image, canvas),
+            "image_sizes": tf.shape(image)[:2],
             "gt_boxes": gt_boxes,
             "gt_classes": gt_classes,
             "gt_valid": gt_valid,
@@ -234,12 +242,6 @@ def _example_maker(dataset: CocoDataset, data_config: DataConfig, seed: int):
         }
 
     return make
-
-
-def _resize_boxes(boxes: tf.Tensor, old_size: tf.Tensor, new_size: tf.Tensor) -> tf.Tensor:
-    """Scale boxes by what each side really became, rounding included; float32 must not push one over the border."""
-    limit = tf.tile(tf.cast(new_size, tf.float32), [2])
-    return tf.minimum(boxes * limit / tf.tile(tf.cast(old_size, tf.float32), [2]), limit)
 
 
 def _mark_valid(boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -128,19 +128,19 @@ def _find_exif(read, length: tf.Tensor) -> tf.Tensor:
     return tf.where((segment[0] == 0xFF) & is_exif(segment), place + 10, length)
 
 
-def resized_size(size: tf.Tensor, *, min_size: int, max_size: int) -> tf.Tensor:
+def resized_size(size: tf.Tensor, *, min_size: int | tf.Tensor, max_size: int) -> tf.Tensor:
     """Scale a size so that the short side becomes min_size, or less where the long side would exceed max_size.
 
     Args:
         size: int[2], (height, width) in pixels.
-        min_size: pixels of the short side.
+        min_size: pixels of the short side, a number or int[].
         max_size: largest pixels of the long side.
 
     Returns:
         int32[2], (height, width), rounded half up, at least 1. `pipeline.canvas_of` relies on the same float64 steps.
     """
     size = tf.cast(size, tf.float64)
-    scale = tf.minimum(min_size / tf.reduce_min(size), max_size / tf.reduce_max(size))
+    scale = tf.minimum(tf.cast(min_size, tf.float64) / tf.reduce_min(size), max_size / tf.reduce_max(size))
     return tf.maximum(tf.cast(tf.floor(size * scale + 0.5), tf.int32), 1)
 
 

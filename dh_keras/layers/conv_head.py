@@ -113,6 +113,11 @@ class ConvHead(keras.layers.Layer):
             block.build(shape)
         self.predictors.build((None, self.channels))
 
+    @property
+    def mixes_rois(self) -> bool:
+        """Whether, in training, what an RoI gets depends on the others through statistics over them."""
+        return self.norm_kind in ("batch", "sync")
+
     def call(self, roi_features: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
         """Predict from float [R, 7, 7, C]; see `BoxPredictors`."""
         num_rois = tf.shape(roi_features)[0]

@@ -19,6 +19,8 @@ class FCHead(keras.layers.Layer):
         boxes: whether it predicts box deltas.
     """
 
+    mixes_rois = False  # what an RoI gets does not depend on the others
+
     def __init__(self, *, channels: int = 1024, num_classes: int, classes: bool, boxes: bool, **kwargs: Any):
         super().__init__(**kwargs)
         self.channels = channels
@@ -35,8 +37,8 @@ class FCHead(keras.layers.Layer):
         self.fc2.build((None, self.channels))
         self.predictors.build((None, self.channels))
 
-    def call(self, roi_features: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Predict from float [R, 7, 7, C]; see `BoxPredictors`."""
+    def call(self, roi_features: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
+        """Predict from float [R, 7, 7, C], the same in training; see `BoxPredictors`."""
         _, height, width, channels = roi_features.shape
         vectors = tf.reshape(roi_features, [-1, height * width * channels])
         return self.predictors(self.fc2(self.fc1(vectors)))

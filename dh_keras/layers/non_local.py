@@ -60,7 +60,8 @@ class NonLocalBlock(keras.layers.Layer):
 
         affinity = tf.matmul(split(self.theta(inputs)), split(self.phi(inputs)), transpose_b=True)
         scaled = affinity / tf.cast(positions, affinity.dtype)
-        attention = tf.nn.softmax(affinity) if self.mode == "softmax" else scaled
+        softmax = tf.cast(tf.nn.softmax(tf.cast(affinity, tf.float32)), affinity.dtype)
+        attention = softmax if self.mode == "softmax" else scaled
         attended = tf.transpose(tf.matmul(attention, split(self.g(inputs))), [0, 2, 1, 3])
         attended = tf.reshape(attended, [shape[0], shape[1], shape[2], self.channels])
         outputs = self.output_conv(attended)

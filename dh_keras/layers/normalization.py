@@ -1,6 +1,7 @@
 """The four kinds of normalisation that a convolution can be followed by, and what is left of one that was folded."""
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -20,14 +21,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     statistics even when `training=True`.
     """
 
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a vector that stays float32 under mixed precision."""
+        return super().add_weight(*args, **{**kwargs, "autocast": False})
+
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Normalise float [N, H, W, C]; same shape and dtype."""
         use_batch = bool(training) and self.trainable
         moving_mean, moving_variance = self.moving_mean.value, self.moving_variance.value
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,
-            tf.cast(self.gamma.value, tf.float32),
-            tf.cast(self.beta.value, tf.float32),
+            self.gamma.value,
+            self.beta.value,
             mean=None if use_batch else moving_mean,
             variance=None if use_batch else moving_variance,
             epsilon=self.epsilon,

@@ -61,6 +61,55 @@ class RPNHead(keras.layers.Layer):
             anchor_deltas[level] = tf.cast(tf.reshape(deltas, [batch, -1, 4]), tf.float32)
         return objectness_logits, anchor_deltas
 
+    def predict_at(self, pyramid: dict[str, tf.Tensor], indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Predict for some anchors of each image.
+
+        The loss looks at a few hundred anchors. The gradient of these predictions does the work of so many cells, that
+        of all predictions the work of every cell.
+
+        Args:
+            pyramid: "P2".."P6", float [B, H, W, C].
+            indices: int32 [B, S], into the anchors of all levels, one level after the other.
+
+        Returns:
+            Those entries of what `call` returns: objectness_logits float32 [B, S], anchor_deltas float32 [B, S, 4].
+        """
+        patches, anchor = self._patches(pyramid, indices)
+        kernel = tf.reshape(tf.cast(self.conv.kernel, patches.dtype), [-1, self.channels])
+        hidden = tf.nn.relu(tf.nn.bias_add(tf.matmul(patches, kernel), tf.cast(self.conv.bias, patches.dtype)))
+        hidden = hidden[:, None, None, :]
+        shape = tf.concat([tf.shape(indices), [self.anchors_per_cell]], axis=0)
+        logits = tf.reshape(tf.cast(self.objectness_predictor(hidden), tf.float32), shape)
+        deltas = tf.reshape(tf.cast(self.delta_predictor(hidden), tf.float32), tf.concat([shape, [4]], axis=0))
+        return tf.gather(logits, anchor, batch_dims=2), tf.gather(deltas, anchor, batch_dims=2)
+
+    def _patches(self, pyramid: dict[str, tf.Tensor], indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The 3x3 surroundings [B * S, 9 * C] of the anchors' cells, and which anchor of its cell each is, [B, S]."""
+        maps = list(pyramid.values())
+        sizes = tf.stack([tf.shape(features)[1:3] for features in maps])
+        cells = sizes[:, 0] * sizes[:, 1]
+        first_anchor = tf.cumsum(cells * self.anchors_per_cell, exclusive=True)
+        level = tf.reduce_sum(tf.cast(indices[..., None] >= first_anchor[1:], tf.int32), axis=-1)
+        cell, anchor = tf.unstack(
+            _divide(indices - tf.gather(first_anchor, level), tf.constant(self.anchors_per_cell)), axis=0
+        )
+        row, column = tf.unstack(_divide(cell, tf.gather(sizes[:, 1], level)), axis=0)
+        # Every map gets a frame of zeros, as its convolution pads it; then all of them are one table of cells.
+        framed = sizes + 2
+        first_cell = tf.cumsum(framed[:, 0] * framed[:, 1], exclusive=True)
+        batch, channels = tf.shape(maps[0])[0], maps[0].shape[-1]
+        padded = [tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]]) for features in maps]
+        table = tf.concat([tf.reshape(features, [batch, -1, channels]) for features in padded], axis=1)
+        width = tf.gather(framed[:, 1], level)
+        corner = tf.gather(first_cell, level) + row * width + column
+        places = corner[..., None, None] + tf.range(3)[:, None] * width[..., None, None] + tf.range(3)
+        return tf.reshape(tf.gather(table, places, batch_dims=1), [-1, 9 * channels]), anchor
+
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {**super().get_config(), "channels": self.channels, "anchors_per_cell": self.anchors_per_cell}
+
+
+def _divide(values: tf.Tensor, divisor: tf.Tensor) -> tf.Tensor:
+    """Quotient and remainder, stacked."""
+    return tf.stack([values // divisor, values % divisor])

@@ -10,17 +10,12 @@ import tensorflow as tf
 from PIL import Image
 
 from dh_keras.builder import build_detector
-from dh_keras.config import Config, DataConfig
-from dh_keras.data.coco import CocoDataset, find_bad_image, load_coco
-from dh_keras.data.pipeline import (
-    canvas_of,
-    image_dataset,
-    plan_batches,
-    steps_per_epoch,
-    train_dataset,
-    training_indices,
-)
-from dh_keras.data.shapes import write_shapes
+from dh_keras.config import Config
+from dh_keras.data.balance import epoch_images
+from dh_keras.data.coco import find_bad_image
+from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.pipeline import image_dataset, plan_batches, steps_per_epoch, train_dataset
+from dh_keras.data.splits import load_splits
 from dh_keras.detector import Detector
 from dh_keras.errors import DataError, TrainingError
 from dh_keras.evaluation import check_ground_truth, evaluate_detections, format_table
@@ -99,20 +94,7 @@ def train(
 
 def load_training_data(config: Config) -> TrainingData:
     """Read both splits, generating the shapes dataset when the config names none, and plan every step."""
-    paths = config.data
-    if paths.train_annotations is None:
-        shapes = paths.shapes
-        written = write_shapes(
-            shapes.directory, train_images=shapes.train_images, val_images=shapes.val_images, seed=shapes.seed
-        )
-        print(f"data: no annotations given, using the generated shapes dataset in {shapes.directory}")
-        train_split = load_coco(written.train_annotations, written.train_images)
-        val_split = load_coco(written.val_annotations, written.val_images, categories=train_split.categories)
-    else:
-        train_split = load_coco(paths.train_annotations, paths.train_images)
-        val_split = None
-        if paths.val_annotations is not None:
-            val_split = load_coco(paths.val_annotations, paths.val_images, categories=train_split.categories)
+    train_split, val_split = load_splits(config.data)
     for name, split in (("training", train_split), ("validation", val_split)):
         if split is not None:
             print(f"{name} data: {split.summary()}")
@@ -122,12 +104,12 @@ def load_training_data(config: Config) -> TrainingData:
 
 
 def _plan(config: Config, dataset: CocoDataset) -> tuple[np.ndarray, Length]:
-    data: DataConfig = config.data
-    indices = training_indices(dataset, data.filter_empty)
-    canvas_index = canvas_of(dataset.sizes[indices], min_size=data.min_size, max_size=data.max_size)
-    length = training_length(config.train, steps_per_epoch(canvas_index, data.batch_size))
-    plan = plan_batches(canvas_index, batch_size=data.batch_size, epochs=length.epochs, seed=config.train.seed)
-    return indices[plan][: length.steps], length
+    images, batch_size, seed = epoch_images(dataset, config.data), config.data.batch_size, config.train.seed
+    length = training_length(config.train, steps_per_epoch(images.canvas_index, batch_size, images.repeats))
+    plan = plan_batches(
+        images.canvas_index, batch_size=batch_size, epochs=length.epochs, seed=seed, repeats=images.repeats
+    )
+    return images.indices[plan][: length.steps], length
 
 
 def _build(
@@ -143,10 +125,17 @@ def _build(
         f"{settings.lr:g} for a batch of {settings.base_batch_size} -> {schedule.lr:g} for a batch of {batch_size}, "
         f"warm-up {settings.warmup_steps} steps, drops after steps {schedule.drops}"
     )
-    model = build_detector(config.model, num_classes=data.train.num_classes, seed=settings.seed, pretrained=pretrained)
+    model = build_detector(
+        config.model,
+        num_classes=data.train.num_classes,
+        seed=settings.seed,
+        pretrained=pretrained,
+        precision=settings.precision,
+        recompute_heads=settings.recompute,
+    )
     optimizer = RecipeSGD(schedule, momentum=settings.momentum, l2=settings.l2, clip_norm=settings.clip_norm or None)
     model.compile(optimizer=optimizer, jit_compile=False)
-    optimizer.build(model.trainable_variables)
+    model.optimizer.build(model.trainable_variables)  # mixed_float16 wraps it
     print(f"model: {config.model.variant}, {model.count_params():,} parameters, {data.train.num_classes} classes")
     return model
 
@@ -200,7 +189,7 @@ def _fit(
                 shuffle=False,  # the plan is shuffled
                 verbose=0,
             )
-        except tf.errors.InvalidArgumentError as error:
+        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
             raise _explain(error, data) from error
 
 
@@ -211,7 +200,7 @@ def _stretches(first_epoch: int, length: Length) -> list[tuple[int, int, int]]:
     return [(first, last, steps) for first, last, steps in stretches if first < last and steps]
 
 
-def _explain(error: tf.errors.InvalidArgumentError, data: TrainingData) -> Exception:
+def _explain(error: tf.errors.OpError, data: TrainingData) -> Exception:
     """Turn what TensorFlow reports about a step into one line: a non-finite loss, or the image it could not read."""
     non_finite = re.search(rf"{NON_FINITE} .*?image ids \[[\d ]*\]", str(error.message))
     if non_finite:
@@ -246,7 +235,8 @@ def _finish(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder) -> None:
     pictured = data.val if data.val is not None else data.train
     folder = write_pictures(detector, pictured, run.path / PICTURES_DIR, count=config.train.pictures)
     print(f"\nwritten: {run.path} (weights {run.weights.name}, metrics.csv, tensorboard/; pictures in {folder})")
-    print(f"next: python scripts/predict.py {run.path} {Path(pictured.paths[0]).parent} --output predictions")
+    photographs = "PHOTO.jpg" if config.data.train_tfrecords and data.val is None else Path(pictured.paths[0]).parent
+    print(f"next: python scripts/predict.py {run.path} {photographs} --output predictions")
 
 
 def write_pictures(detector: Detector, dataset: CocoDataset, folder: Path, *, count: int) -> Path:

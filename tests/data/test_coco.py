@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import dh_keras.data.coco as coco_module
-from dh_keras.data.coco import Category, boxes_from_xywh, find_bad_image, load_coco
+from dh_keras.data.coco import find_bad_image, load_coco
+from dh_keras.data.dataset import Category, boxes_from_xywh
 from dh_keras.data.images import read_exif_orientation
 from dh_keras.errors import DataError
 

@@ -1,0 +1,106 @@
+"""Random changes of one training image and its boxes: scale, crop, flip, and a policy of operations.
+
+Everything random is drawn from a key, so an image that is drawn again with the same key comes out the same, in any
+order and in any thread. Boxes are y1 x1 y2 x2 in continuous pixel coordinates of the image they come with; what an
+operation moves out of the image has no height or no width afterwards.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from dh_keras.config import DataConfig
+from dh_keras.data import transforms
+from dh_keras.data.draws import Draws
+from dh_keras.data.policies import autoaugment_v0, randaugment
+
+Augmenter = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+_POLICIES = {"randaugment": randaugment, "autoaugment_v0": autoaugment_v0}
+
+
+def size_limits(data: DataConfig) -> dict[str, int]:
+    """Return min_size and max_size, in pixels, that every training image keeps to; canvases are made for them."""
+    sizes = data.multi_scale_sizes if data.augmentation == "multi_scale" else [data.min_size]
+    return {"min_size": max(sizes), "max_size": data.max_size}
+
+
+def make_augmenter(data: DataConfig) -> Augmenter:
+    """Put the resizing and the augmentation that a config asks for together.
+
+    Args:
+        data: min_size, max_size, augmentation, flip_probability, multi_scale_sizes and scale_jitter are used.
+
+    Returns:
+        A graph function of an image uint8[H, W, 3], its boxes float32[n, 4], the canvas int32[2] (height, width) and a
+        key int64[2]. It returns the new image, uint8, no larger than the canvas, and the boxes in its pixels, as many
+        as before.
+    """
+    policy = _POLICIES.get(data.augmentation)
+
+    def augment(image: tf.Tensor, boxes: tf.Tensor, canvas: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        draws = Draws(key)
+        old_size = tf.shape(image)[:2]
+        new_size = _draw_size(old_size, data, draws)
+        image = transforms.resize_image(image, new_size)
+        boxes = resize_boxes(boxes, old_size, new_size)
+        if data.scale_jitter is not None:
+            image, boxes = random_crop(image, boxes, canvas, draws)
+        if data.augmentation != "none":
+            image, boxes = _random_flip(image, boxes, data.flip_probability, key)
+        return policy(image, boxes, draws) if policy else (image, boxes)
+
+    return augment
+
+
+def _draw_size(size: tf.Tensor, data: DataConfig, draws: Draws) -> tf.Tensor:
+    """Return int32[2], (height, width) to resize to, at least 1."""
+    min_size: int | tf.Tensor = data.min_size
+    if data.augmentation == "multi_scale":
+        min_size = tf.constant(data.multi_scale_sizes)[draws.integer(len(data.multi_scale_sizes))]
+    new_size = transforms.resized_size(size, min_size=min_size, max_size=data.max_size)
+    if data.scale_jitter is None:
+        return new_size
+    factor = draws.uniform(*data.scale_jitter)
+    return tf.maximum(tf.cast(tf.round(tf.cast(new_size, tf.float32) * factor), tf.int32), 1)
+
+
+def resize_boxes(boxes: tf.Tensor, old_size: tf.Tensor, new_size: tf.Tensor) -> tf.Tensor:
+    """Scale boxes by what each side really became, rounding included; float32 must not push one over the border.
+
+    Args:
+        boxes: float32[n, 4].
+        old_size: int32[2], (height, width).
+        new_size: int32[2], (height, width).
+    """
+    limit = tf.tile(tf.cast(new_size, tf.float32), [2])
+    return tf.minimum(boxes * limit / tf.tile(tf.cast(old_size, tf.float32), [2]), limit)
+
+
+def random_crop(image: tf.Tensor, boxes: tf.Tensor, canvas: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cut a window out of an image that is larger than the canvas; every place of the window is equally likely.
+
+    Args:
+        image: uint8[H, W, 3].
+        boxes: float32[n, 4].
+        canvas: int32[2], (height, width) of the window; a shorter side of the image is kept whole.
+        draws: where the window lies.
+
+    Returns:
+        The window and the boxes in its pixels, clipped to it.
+    """
+    size = tf.shape(image)[:2]
+    window = tf.minimum(size, canvas)
+    free = size - window
+    start = tf.stack([draws.integer(free[0] + 1), draws.integer(free[1] + 1)])
+    image = tf.slice(image, tf.pad(start, [[0, 1]]), tf.concat([window, [3]], 0))
+    boxes = boxes - tf.tile(tf.cast(start, tf.float32), [2])
+    return image, tf.clip_by_value(boxes, 0.0, tf.tile(tf.cast(window, tf.float32), [2]))
+
+
+def _random_flip(image: tf.Tensor, boxes: tf.Tensor, probability: float, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.cond(
+        tf.random.stateless_uniform([], key, alg="philox") < probability,
+        lambda: transforms.horizontal_flip(image, boxes),
+        lambda: (image, boxes),
+    )
