@@ -4,6 +4,7 @@ The public names are loaded when they are first used, so that a config or a data
 """
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
@@ -19,7 +20,19 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
+def require_tensorflow_backend() -> None:
+    """Refuse another backend of Keras, which would fail later and say less.
+
+    Raises:
+        ImportError: when KERAS_BACKEND names one.
+    """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise ImportError(f"KERAS_BACKEND: dh_keras needs the backend tensorflow, got {backend!r}; unset the variable")
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'dh_keras' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    require_tensorflow_backend()
     return getattr(importlib.import_module(_PUBLIC[name]), name)

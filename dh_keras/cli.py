@@ -65,8 +65,13 @@ def run_script(
     args = parser.parse_words(argv)
     # TensorFlow reports the lack of a GPU as an error; on a machine without one that is no news.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidiactl").exists() else "3")
+    from dh_keras import require_tensorflow_backend
     from dh_keras.errors import UserError
 
+    try:
+        require_tensorflow_backend()
+    except ImportError as error:
+        sys.exit(f"error: {error}")
     try:
         main(args)
     except UserError as error:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dh_keras.cli import make_parser
+import dh_keras
+from dh_keras.cli import make_parser, run_script
 
 
 @pytest.fixture
@@ -45,3 +46,11 @@ def test_too_few_or_too_many_words_are_refused(parser, capsys, line, message):
         parser.parse_words(line.split())
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_another_backend_of_keras_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with pytest.raises(ImportError, match=r"KERAS_BACKEND: dh_keras needs the backend tensorflow, got 'jax'"):
+        dh_keras.Detector  # noqa: B018
+    with pytest.raises(SystemExit, match=r"^error: KERAS_BACKEND: "):
+        run_script(lambda args: pytest.fail("was called"), make_parser("Test."), [])
