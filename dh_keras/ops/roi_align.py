@@ -211,7 +211,9 @@ def _differentiable_sparse_matmul(
         matrix = _csr_matrix(indices, values, num_rows, tf.shape(table)[0])
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=upstream, transpose_a=True)
+            # With transpose_a=True threads add to the same rows in any order, and no two runs are alike.
+            transposed = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=table.dtype)
+            return tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
 
         return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=table), gradient
 

@@ -227,3 +227,26 @@ def test_half_precision_features_are_pooled_in_full_precision_and_come_back_in_h
     )
     assert pooled.dtype == tf.float16
     np.testing.assert_array_equal(pooled, tf.cast(expected, tf.float16))
+
+
+@pytest.mark.parametrize("sampling_ratio", [2, 0])
+def test_the_gradient_is_the_same_to_the_last_bit_each_time(features, sampling_ratio):
+    """Many RoIs on the same cells, so that threads that added in any order would show."""
+    generator = np.random.default_rng(5)
+    corner = generator.uniform(100, 150, (256, 2))
+    rois = np.concatenate([corner, corner + generator.uniform(100, 200, (256, 2))], axis=1).astype(np.float32)
+    image_index, levels = np.zeros(256, np.int32), np.zeros(256, np.int32)
+    upstream = generator.normal(size=(256, 7, 7, CHANNELS)).astype(np.float32)
+    wide = {level: np.tile(values, 32) for level, values in features.items()}
+    table = {level: tf.constant(values) for level, values in wide.items()}
+
+    def gradient():
+        with tf.GradientTape() as tape:
+            tape.watch(table)
+            pooled = roi_align(table, rois, image_index, levels, sampling_ratio=sampling_ratio)
+        return tape.gradient(pooled, table["P2"], np.tile(upstream, 32)).numpy()
+
+    first = gradient()
+    assert np.abs(first).max() > 1
+    for _ in range(4):
+        np.testing.assert_array_equal(gradient(), first)
