@@ -16,7 +16,10 @@ FREE_OF_TENSORFLOW = (
     "variants",
     "evaluation",
     "run_folder",
+    "ops.cell_anchors",
+    "data.canvases",
     "data.coco",
+    "data.coco_rows",
     "data.dataset",
     "data.shapes",
 )

@@ -28,7 +28,7 @@ from dh_keras.checkpoints.tensors import (
 from dh_keras.config import Config, LossWeightsConfig
 from dh_keras.constants import LEVEL_STRIDES
 from dh_keras.errors import DataError
-from dh_keras.ops.anchors import cell_anchors
+from dh_keras.ops.cell_anchors import cell_anchors
 from dh_keras.variants import VARIANTS
 
 FAMILY = "the authors' release (Double-Head-Ext)"

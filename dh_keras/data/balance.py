@@ -6,8 +6,9 @@ import numpy as np
 
 from dh_keras.config import DataConfig
 from dh_keras.data.augment import size_limits
+from dh_keras.data.canvases import canvas_of
 from dh_keras.data.dataset import CocoDataset
-from dh_keras.data.pipeline import canvas_of, training_indices
+from dh_keras.data.pipeline import training_indices
 
 
 class EpochImages(NamedTuple):

@@ -3,20 +3,25 @@
 TensorFlow is not imported here, so data can be checked anywhere.
 """
 
-import json
 import math
-import os
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dh_keras.data.coco_rows import (
+    box_numbers,
+    declared_size,
+    first_duplicate,
+    is_int,
+    parse_categories,
+    read_json,
+    resolve_paths,
+)
 from dh_keras.data.dataset import Category, CocoDataset, build_dataset
 from dh_keras.data.images import check_images_on_disk, one_line
 from dh_keras.errors import DataError
-
-_NO_BOX = [math.nan] * 4
 
 
 def load_coco(
@@ -43,14 +48,14 @@ def load_coco(
         DataError: one line naming the file, what was expected and what to do.
     """
     path, folder = Path(annotations), Path(images)
-    tree = _read_json(path)
+    tree = read_json(path)
     if not folder.is_dir():
         raise DataError(f"images folder {folder}: no such folder; give the folder that file_name in {path} starts from")
     own = parse_categories(path, tree["categories"])
     categories, category_ids = _match_categories(path, own, categories)
     raw_ids, image_ids = _parse_image_ids(path, tree["images"])
-    paths = _resolve_paths(path, folder, tree["images"])
-    declared = [_declared_size(path, image) for image in tree["images"]]
+    paths = resolve_paths(path, folder, tree["images"])
+    declared = [declared_size(path, image) for image in tree["images"]]
     if check_images:
         sizes, orientations = check_images_on_disk(path, paths, declared)
     else:
@@ -84,7 +89,7 @@ def read_categories(annotations: str | Path) -> tuple[Category, ...]:
         DataError: as `load_coco`.
     """
     path = Path(annotations)
-    return parse_categories(path, _read_json(path)["categories"])
+    return parse_categories(path, read_json(path)["categories"])
 
 
 def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -> str | None:
@@ -116,68 +121,6 @@ def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -
     return None
 
 
-# Reading the JSON.
-
-
-def _read_json(path: Path) -> dict[str, list]:
-    if not path.is_file():
-        raise DataError(f"annotations {path}: no such file; expected a COCO JSON")
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"annotations {path}: not valid JSON ({one_line(error)}); write or download it again"
-        ) from error
-    if not isinstance(tree, dict):
-        raise DataError(f"annotations {path}: expected a JSON object, got {type(tree).__name__}; is this a COCO file?")
-    for key in ("images", "annotations", "categories"):
-        value = tree.get(key)
-        if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-            found = "it is missing" if key not in tree else "it is something else"
-            raise DataError(
-                f"annotations {path}: expected key {key!r} with a list of objects, but {found}; see the COCO format"
-            )
-    for key in ("images", "categories"):
-        if not tree[key]:
-            raise DataError(f"annotations {path}: {key!r} is empty; expected at least one, is this the right file?")
-    return tree
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _first_duplicate(values: Iterable[Hashable]) -> Hashable | None:
-    seen: set[Hashable] = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
-
-
-def parse_categories(path: Path, rows: list[dict]) -> tuple[Category, ...]:
-    """Check the categories of a file, and sort them by id.
-
-    Args:
-        path: the file, for messages.
-        rows: objects with an integer `id` and a `name`, each its own.
-
-    Raises:
-        DataError: naming the file and the category.
-    """
-    for row in rows:
-        if not _is_int(row.get("id")) or not isinstance(row.get("name"), str):
-            raise DataError(
-                f"annotations {path}: category {row!r:.80}: expected an integer id and a name; mend the file"
-            )
-    for key in ("id", "name"):
-        duplicate = _first_duplicate(row[key] for row in rows)
-        if duplicate is not None:
-            raise DataError(f"annotations {path}: two categories have the {key} {duplicate!r}; give each its own")
-    return tuple(sorted((Category(row["id"], row["name"]) for row in rows), key=lambda category: category.id))
-
-
 def _match_categories(
     path: Path, own: tuple[Category, ...], wanted: Sequence[Category] | None
 ) -> tuple[tuple[Category, ...], np.ndarray]:
@@ -201,43 +144,11 @@ def _parse_image_ids(path: Path, rows: list[dict]) -> tuple[dict[Hashable, int],
     for row, number in zip(rows, raw, strict=True):
         if not isinstance(number, int | float | str):
             raise DataError(f"annotations {path}: image {row!r:.80}: expected an id; number the images")
-    duplicate = _first_duplicate(raw)
+    duplicate = first_duplicate(raw)
     if duplicate is not None:
         raise DataError(f"annotations {path}: two images have the id {duplicate!r}; give each image its own id")
-    usable = all(_is_int(number) and abs(number) < 2**63 for number in raw)
+    usable = all(is_int(number) and abs(number) < 2**63 for number in raw)
     return {number: i for i, number in enumerate(raw)}, np.array(raw if usable else range(1, len(raw) + 1), np.int64)
-
-
-def _resolve_paths(path: Path, folder: Path, rows: list[dict]) -> list[str]:
-    """Join folder and file names, without following links, and refuse a name that leads out of the folder."""
-    root = os.path.abspath(folder)
-    paths = []
-    for row in rows:
-        name = row.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise DataError(f"annotations {path}: image {row['id']!r}: expected a file_name, got {name!r}; add it")
-        full = os.path.normpath(os.path.join(root, name))
-        if os.path.isabs(name) or not full.startswith(root.rstrip(os.sep) + os.sep):
-            raise DataError(
-                f"annotations {path}: file_name {name!r} leaves the image folder {folder}; "
-                "expected a name relative to it"
-            )
-        paths.append(full)
-    return paths
-
-
-def _declared_size(path: Path, row: dict) -> tuple[int, int] | None:
-    """Return the (height, width) of the JSON; None when it has none (or the zeros that some converters write)."""
-    size = (row.get("height"), row.get("width"))
-    if not all(size):
-        return None
-    for value in size:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1 or value % 1 != 0:
-            raise DataError(
-                f"annotations {path}: image {row['file_name']!r}: expected whole numbers as height and width, "
-                f"got {size}; correct or remove them"
-            )
-    return int(size[0]), int(size[1])
 
 
 def _parse_annotations(path: Path, rows: list[dict], image_index: dict, known_categories: set[int]) -> dict[str, Any]:
@@ -252,19 +163,19 @@ def _parse_annotations(path: Path, rows: list[dict], image_index: dict, known_ca
                 f"annotations {path}: annotation {number!r} has image_id {image!r}, which no image has; "
                 "correct it or remove the annotation"
             )
-        if not _is_int(category) or category not in known_categories:
+        if not is_int(category) or category not in known_categories:
             raise DataError(
                 f"annotations {path}: annotation {number!r} has category_id {category!r}, which no category has; "
                 "add the category or remove the annotation"
             )
-        if not _is_int(number) or number <= 0 or number in seen:
+        if not is_int(number) or number <= 0 or number in seen:
             bad_ids += 1
         else:
             seen.add(number)
         images.append(image_index[image])
         categories.append(category)
         crowd.append(bool(row.get("iscrowd", 0)))
-        boxes.append(_numbers(row.get("bbox")))
+        boxes.append(box_numbers(row.get("bbox")))
         areas.append(_area(row.get("area")))
     return {
         "image": np.array(images, np.int64),
@@ -274,15 +185,6 @@ def _parse_annotations(path: Path, rows: list[dict], image_index: dict, known_ca
         "area": np.array(areas, np.float64),
         "bad_ids": bad_ids,
     }
-
-
-def _numbers(bbox: object) -> list[float]:
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return _NO_BOX
-    try:
-        return [float(value) for value in bbox]
-    except (TypeError, ValueError, OverflowError):
-        return _NO_BOX
 
 
 def _area(value: object) -> float:

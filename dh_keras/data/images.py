@@ -32,7 +32,7 @@ def check_images_on_disk(
             "check the image folder"
         )
     with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
-        found = list(pool.map(_upright, paths, declared))
+        found = list(pool.map(upright_frame, paths, declared))
     problems = [item for item in found if isinstance(item, str)]
     if problems:
         others = f" ({len(problems) - 1} more images have problems)" if len(problems) > 1 else ""
@@ -40,11 +40,18 @@ def check_images_on_disk(
     return np.array([size for size, _ in found], np.int32), np.array([turn for _, turn in found], np.int32)
 
 
-def _upright(path: str, declared: tuple[int, int] | None) -> tuple[tuple[int, int], int] | str:
-    """Return ((height, width), orientation) of the annotated frame, or one line saying what is wrong with the file.
+def upright_frame(path: str, declared: tuple[int, int] | None) -> tuple[tuple[int, int], int] | str:
+    """Find the frame of an image's boxes from the header of its file.
 
     Most tools annotate what they show, the image turned by its EXIF tag; some ignore the tag. Where the tag swaps the
     sides, the size in the JSON tells which it was.
+
+    Args:
+        path: the image file.
+        declared: (height, width) of the JSON in pixels, if it has one.
+
+    Returns:
+        ((height, width), EXIF orientation to apply), or one line saying what is wrong with the file.
     """
     try:
         raw, orientation = _read_header(path)

@@ -137,7 +137,7 @@ def resized_size(size: tf.Tensor, *, min_size: int | tf.Tensor, max_size: int) -
         max_size: largest pixels of the long side.
 
     Returns:
-        int32[2], (height, width), rounded half up, at least 1. `pipeline.canvas_of` relies on the same float64 steps.
+        int32[2], (height, width), rounded half up, at least 1. `canvases.resized_sizes` takes the same float64 steps.
     """
     size = tf.cast(size, tf.float64)
     scale = tf.minimum(tf.cast(min_size, tf.float64) / tf.reduce_min(size), max_size / tf.reduce_max(size))

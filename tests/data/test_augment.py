@@ -9,8 +9,9 @@ import tensorflow as tf
 from dh_keras.config import AUGMENTATIONS, DataConfig
 from dh_keras.data.augment import make_augmenter, size_limits
 from dh_keras.data.balance import epoch_images, repeat_factors
+from dh_keras.data.canvases import canvases
 from dh_keras.data.draws import Draws
-from dh_keras.data.pipeline import canvases, plan_batches, steps_per_epoch, train_dataset
+from dh_keras.data.pipeline import plan_batches, steps_per_epoch, train_dataset
 
 BASE = DataConfig(min_size=120, max_size=200, multi_scale_sizes=[80, 100, 120])
 CONFIGS = {

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dh_keras.ops.anchors import anchors_inside, cell_anchors, grid_anchors
+from dh_keras.ops.anchors import anchors_inside, grid_anchors
+from dh_keras.ops.cell_anchors import cell_anchors
 
 RATIOS = (0.5, 1.0, 2.0)
 
