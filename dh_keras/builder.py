@@ -1,9 +1,12 @@
 """The only place where a config becomes objects."""
 
+import dataclasses
+
 import keras
 
 from dh_keras.checkpoints.backbone import load_backbone
-from dh_keras.config import ModelConfig
+from dh_keras.config import BackboneConfig, ModelConfig
+from dh_keras.hub import is_hub, load_hub_weights, make_hub_backbone, resolve_backbone
 from dh_keras.layers.conv_head import ConvHead
 from dh_keras.layers.fc_head import FCHead
 from dh_keras.layers.fpn import FPN
@@ -32,7 +35,6 @@ def build_detector(
         num_classes: K, without background.
         seed: of the initial weights and of the sampling in training.
         pretrained: False leaves `backbone.weights` alone, for a detector whose weights are about to be replaced.
-
         precision: Keras dtype policy of the layers.
         recompute_heads: see `DoubleHeadRCNN`.
 
@@ -47,11 +49,14 @@ def build_detector(
     """
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
+    config = dataclasses.replace(config, backbone=resolve_backbone(config.backbone))
     keras.utils.set_random_seed(seed)
     with layer_precision(precision):
         detector = _assemble(config, num_classes, seed, recompute_heads)
         detector.create_variables()
-    if pretrained:
+    if pretrained and is_hub(config.backbone):
+        load_hub_weights(detector.backbone, config.backbone)
+    elif pretrained:
         load_backbone(detector.backbone, config)
     return detector
 
@@ -66,14 +71,7 @@ def _assemble(config: ModelConfig, num_classes: int, seed: int, recompute_heads:
         normalization=PixelNormalization(
             channel_order=config.channel_order, mean=config.pixel_mean, std=config.pixel_std, name="normalization"
         ),
-        backbone=ResNet(
-            depth=config.backbone.depth,
-            width=config.backbone.width,
-            stride_in_1x1=config.backbone.stride_in_1x1,
-            frozen_stages=config.backbone.frozen_stages,
-            norm=config.backbone.norm,
-            name="backbone",
-        ),
+        backbone=_build_backbone(config.backbone),
         fpn=FPN(channels=config.fpn.channels, name="fpn"),
         rpn_head=RPNHead(channels=config.fpn.channels, anchors_per_cell=len(config.rpn.anchor_ratios), name="rpn_head"),
         roi_align={
@@ -95,6 +93,19 @@ def _assemble(config: ModelConfig, num_classes: int, seed: int, recompute_heads:
         seed=seed,
         recompute_heads=recompute_heads,
         name="double_head_rcnn",
+    )
+
+
+def _build_backbone(config: BackboneConfig) -> keras.layers.Layer:
+    if is_hub(config):
+        return make_hub_backbone(config)
+    return ResNet(
+        depth=config.depth,
+        width=config.width,
+        stride_in_1x1=config.stride_in_1x1,
+        frozen_stages=config.frozen_stages,
+        norm=config.norm,
+        name="backbone",
     )
 
 

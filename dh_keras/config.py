@@ -26,21 +26,29 @@ NON_LOCAL_MODES = ("dot_product", "softmax")
 CHANNEL_ORDERS = ("rgb", "bgr")
 AUGMENTATIONS = ("none", "flip", "multi_scale", "randaugment", "autoaugment_v0")
 TRAIN_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+RESNET = "resnet"
+HUB_PREFIX = "keras_hub:"
 
 
 @dataclass
 class BackboneConfig:
-    """ResNet.
+    """Backbone: a ResNet, or any KerasHub backbone with pyramid outputs.
 
     Args:
-        depth: 18, 50 or 101 layers.
+        name: "resnet"; or "keras_hub:" with a preset or a class of KerasHub, such as
+            "keras_hub:efficientnet2_rw_s_ra2_imagenet" or "keras_hub:EfficientNetBackbone" (extra `hub`).
+        hub_arguments: of that class's constructor; for a preset, what is to differ from it. Null for a ResNet.
+        depth: 18, 50 or 101 layers; this and the next two are of the ResNet.
         width: channels of the stem; 64 is the standard network, smaller ones train on a CPU.
         stride_in_1x1: stage stride in the first 1x1 convolution (authors, caffe) or in the 3x3 (torchvision).
         frozen_stages: 0 trains everything; n freezes the stem and the first n stages (C2, C3, ...).
-        norm: "frozen" (fixed statistics, fixed scale and offset), "batch", "sync" (over replicas) or "group".
-        weights: initial weights: null (random), "imagenet", or the path of a torchvision-format .pth file.
+        norm: "frozen" (fixed statistics, fixed scale and offset), "batch", "sync" (over replicas) or "group" (ResNet).
+        weights: initial weights: null (random); for a ResNet "imagenet" or the path of a torchvision-format .pth file;
+            for KerasHub a preset (naming one as `name` takes its weights too).
     """
 
+    name: str = RESNET
+    hub_arguments: dict[str, Any] | None = None
     depth: int = 50
     width: int = 64
     stride_in_1x1: bool = True
@@ -424,6 +432,7 @@ def validate_config(config: Config) -> None:
     """
     _validate_choices(config)
     _validate_ranges(config)
+    _validate_backbone(config.model.backbone)
     _validate_combinations(config)
     _validate_data(config.data)
 
@@ -532,6 +541,22 @@ def _validate_ranges(config: Config) -> None:
     _require(all(s > 0 for s in sizes), "model.rpn.anchor_sizes", "sizes above 0", sizes)
     _require(
         len(ratios) > 0 and all(r > 0 for r in ratios), "model.rpn.anchor_ratios", "at least one ratio above 0", ratios
+    )
+
+
+def _validate_backbone(backbone: BackboneConfig) -> None:
+    is_hub = backbone.name.startswith(HUB_PREFIX) and backbone.name != HUB_PREFIX
+    _require(
+        backbone.name == RESNET or is_hub,
+        "model.backbone.name",
+        f"{RESNET}, or {HUB_PREFIX} and a preset or class of KerasHub",
+        backbone.name,
+    )
+    _require(
+        is_hub or backbone.hub_arguments is None,
+        "model.backbone.hub_arguments",
+        f"null, as model.backbone.name is {RESNET}",
+        backbone.hub_arguments,
     )
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from dh_keras.constants import BATCH_NORM_EPSILON, PRECISIONS
+from dh_keras.layers.hub_backbone import HubBackbone
 from dh_keras.layers.normalization import FOLDED
 from dh_keras.model import DoubleHeadRCNN
 from dh_keras.precision import layer_precision
@@ -14,7 +15,8 @@ def inference_copy(detector: DoubleHeadRCNN, *, precision: str = "float32") -> D
     """Copy a detector for inference.
 
     A batch norm with fixed statistics is linear, so it and the convolution before it are one convolution with a bias.
-    Group norms stay. Boxes, scores and suppression are float32 in either precision.
+    Group norms stay, and so do all norms of a KerasHub backbone. Boxes, scores and suppression are float32 in either
+    precision.
 
     Args:
         detector: a built detector; it is not changed.
@@ -42,7 +44,7 @@ def inference_copy(detector: DoubleHeadRCNN, *, precision: str = "float32") -> D
 def _empty_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
     """A layer of the same settings in the default precision, without weights and without batch norms."""
     config = {name: value for name, value in layer.get_config().items() if name != "dtype"}
-    if config.get("norm", "group") != "group":
+    if config.get("norm", "group") != "group" and not isinstance(layer, HubBackbone):
         config["norm"] = FOLDED
     return type(layer).from_config(config)
 
@@ -51,6 +53,8 @@ def _copy_weights(source: DoubleHeadRCNN, target: DoubleHeadRCNN) -> None:
     """Copy all weights; a convolution whose batch norm the target does not have takes the norm's share."""
     ours = {path: variable.numpy() for path, variable in variables_by_path(source).items()}
     theirs = variables_by_path(target)
+    if isinstance(source.backbone, HubBackbone):  # whose variables have no path to go by
+        target.backbone.set_weights(source.backbone.get_weights())
     for path, variable in theirs.items():
         layer, _, kind = path.rpartition("/")
         norm = f"{layer.rpartition('/')[0]}/norm/"

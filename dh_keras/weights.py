@@ -130,5 +130,9 @@ def _arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
 
 
 def variables_by_path(layer: Any) -> dict[str, Any]:
-    """Variables of a built model or layer, by their path inside it; metrics and random states are left out."""
-    return {variable.path.split(f"{layer.name}/", 1)[1]: variable for variable in layer.weights}
+    """Variables of a built model or layer, by their path inside it; metrics and random states are left out.
+
+    So are those of a KerasHub backbone, whose paths do not say where it is.
+    """
+    inside = f"{layer.name}/"
+    return {v.path.split(inside, 1)[1]: v for v in layer.weights if inside in v.path}

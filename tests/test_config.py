@@ -18,7 +18,7 @@ FILES = sorted((ROOT / "configs").glob("*.yaml"))
 def leaves(node, prefix=""):
     for key, value in node.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != "hub_arguments":  # whose keys are those of a class of KerasHub
             yield from leaves(value, f"{path}.")
         else:
             yield path

@@ -10,8 +10,9 @@ import math
 
 import numpy as np
 
-from dh_keras.config import BackboneConfig, ConvHeadConfig, ModelConfig, RoIConfig
+from dh_keras.config import RESNET, BackboneConfig, ConvHeadConfig, ModelConfig, RoIConfig
 from dh_keras.constants import CANONICAL_ROI_LEVEL, CANONICAL_ROI_SIZE, PYRAMID_LEVELS, ROI_LEVELS, ROI_OUTPUT_SIZE
+from dh_keras.errors import ConfigError
 from dh_keras.layers.resnet import BLOCKS_PER_STAGE, BOTTLENECK_EXPANSION
 from dh_keras.variants import VARIANTS
 
@@ -38,7 +39,12 @@ def stage_gflop(
 
     Returns:
         Billions of floating-point operations by stage: backbone, fpn, rpn, roi_align, fc_head, conv_head.
+
+    Raises:
+        ConfigError: for a backbone of KerasHub.
     """
+    if config.backbone.name != RESNET:
+        raise ConfigError(f"key model.backbone.name: operations are counted for {RESNET} only")
     heads = head_multiply_adds(config, num_classes=num_classes)
     counts = {
         "backbone": batch * backbone_multiply_adds(config.backbone, height=height, width=width),

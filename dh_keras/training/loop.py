@@ -19,6 +19,7 @@ from dh_keras.data.splits import load_splits
 from dh_keras.detector import Detector
 from dh_keras.errors import DataError, TrainingError
 from dh_keras.evaluation import check_ground_truth, evaluate_detections, format_table
+from dh_keras.hub import resolve_backbone
 from dh_keras.model import NON_FINITE, DoubleHeadRCNN
 from dh_keras.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, create_run, open_run
 from dh_keras.training.callbacks import ProgressBar, RunRecorder
@@ -69,6 +70,7 @@ def train(
     """
     if resume:
         config = open_run(output).config
+    config.model.backbone = resolve_backbone(config.model.backbone)
     distribution = make_strategy(strategy)
     data = load_training_data(config)
     with distribution.scope():

@@ -15,6 +15,7 @@ from dh_keras.layers.conv_head import ConvHead, UpBlock
 from dh_keras.layers.conv_norm import ConvNorm
 from dh_keras.layers.fc_head import FCHead
 from dh_keras.layers.fpn import FPN
+from dh_keras.layers.hub_backbone import HubBackbone
 from dh_keras.layers.non_local import NonLocalBlock
 from dh_keras.layers.normalization import FusedBatchNormalization
 from dh_keras.layers.pixel_normalization import PixelNormalization
@@ -90,6 +91,16 @@ CASES = [
         ResNet,
         {"depth": 18, "width": 4, "stride_in_1x1": True, "frozen_stages": 2, "norm": "group"},
         [random_input(1, 65, 97, 3)],
+    ),
+    (
+        HubBackbone,
+        {
+            "class_name": "DenseNetBackbone",
+            "arguments": {"stackwise_num_repeats": [1, 1, 1, 1], "growth_rate": 4},
+            "frozen_stages": 2,
+            "norm": "frozen",
+        },
+        [random_input(1, 64, 96, 3)],
     ),
     (FPN, {"channels": 5}, [STAGES]),
     (RPNHead, {"channels": 5, "anchors_per_cell": 2}, [PYRAMID]),
