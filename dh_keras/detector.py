@@ -15,7 +15,7 @@ from dh_keras.data.images import one_line
 from dh_keras.data.pipeline import image_dataset
 from dh_keras.data.transforms import decode_image
 from dh_keras.errors import DataError
-from dh_keras.evaluation import METRIC_NAMES, ImageDetections, evaluate_detections
+from dh_keras.evaluation import ImageDetections, evaluate_found
 from dh_keras.export import HEAD_COMBINATIONS, LABELS_FILE, ServingModule
 from dh_keras.inference import inference_copy
 from dh_keras.run_folder import is_run_folder, open_run, read_classes
@@ -290,6 +290,14 @@ def undecodable(name: str, error: tf.errors.OpError) -> str:
     return f"{name}: not a readable JPEG or PNG image, it may be cut off: {one_line(error.message)}"
 
 
+def detect_with_bar(detector: Detector, dataset: CocoDataset, *, batch_size: int) -> dict[str, list[ImageDetections]]:
+    """Detect in a dataset with every combination of the heads there is, see `Detector.detect_dataset`."""
+    with tqdm(total=len(dataset), unit="image", desc="evaluating") as bar:
+        return detector.detect_dataset(
+            dataset, batch_size=batch_size, by_head=detector.has_all_outputs, on_images=bar.update
+        )
+
+
 def evaluate_detector(
     detector: Detector, dataset: CocoDataset, *, batch_size: int = 1, max_detections: int = 100
 ) -> dict[str, Any]:
@@ -304,14 +312,5 @@ def evaluate_detector(
     Returns:
         What `evaluate_detections` does, and "by_head": {name of the combination: AP, AP50, ...} where it applies.
     """
-    with tqdm(total=len(dataset), unit="image", desc="evaluating") as bar:
-        found = detector.detect_dataset(
-            dataset, batch_size=batch_size, by_head=detector.has_all_outputs, on_images=bar.update
-        )
-    metrics = evaluate_detections(dataset, found.pop("detections"), max_detections=max_detections)
-    by_head = {
-        name: evaluate_detections(dataset, entries, max_detections=max_detections) for name, entries in found.items()
-    }
-    if by_head:
-        metrics["by_head"] = {name: {key: m[key] for key in METRIC_NAMES} for name, m in by_head.items()}
-    return metrics
+    found = detect_with_bar(detector, dataset, batch_size=batch_size)
+    return evaluate_found(dataset, found, max_detections=max_detections)

@@ -62,10 +62,9 @@ def evaluate_detections(
     """
     if max_detections < 1:
         raise ValueError(f"max_detections: expected an integer of at least 1, got {max_detections}")
-    results = coco_results(dataset, detections)
     image_ids = [int(entry.image_id) for entry in detections]
     limits = sorted({max_detections, 100})
-    evaluator = _run(dataset, results, image_ids, limits)
+    evaluator = run_cocoeval(dataset, detections, limits=limits)
     limit, limit_100 = limits.index(max_detections), limits.index(100)
     precision = evaluator.eval["precision"][..., limit]  # [IoU, recall, class, area]
     metrics: dict[str, object] = {
@@ -84,6 +83,17 @@ def evaluate_detections(
         for name, category_id in zip(dataset.class_names, dataset.category_ids, strict=True)
     }
     return metrics
+
+
+def evaluate_found(
+    dataset: CocoDataset, found: dict[str, list[ImageDetections]], *, max_detections: int = 100
+) -> dict[str, object]:
+    """Compute metrics of what `Detector.detect_dataset` found; those of the combinations of heads go into "by_head"."""
+    metrics = {name: evaluate_detections(dataset, of, max_detections=max_detections) for name, of in found.items()}
+    result = metrics.pop("detections")
+    if metrics:
+        result["by_head"] = {name: {key: of[key] for key in METRIC_NAMES} for name, of in metrics.items()}
+    return result
 
 
 def _class_metrics(precision: np.ndarray, category_order: Sequence[int], category_id: int, boxes: int) -> dict:
@@ -146,14 +156,32 @@ def _checked_arrays(entry: ImageDetections, num_classes: int) -> tuple[np.ndarra
     return boxes, scores, classes
 
 
-def _run(dataset: CocoDataset, results: list[dict], image_ids: list[int], limits: list[int]) -> COCOeval:
-    """Match and accumulate; pycocotools' progress messages are dropped."""
+def run_cocoeval(
+    dataset: CocoDataset,
+    detections: Sequence[ImageDetections],
+    *,
+    limits: Sequence[int],
+    ious: Sequence[float] | None = None,
+) -> COCOeval:
+    """Match and accumulate; pycocotools' progress messages are dropped.
+
+    Args:
+        dataset, detections: see `evaluate_detections`.
+        limits: rising numbers of best detections per image and class to look at.
+        ious: thresholds; None takes COCO's ten.
+
+    Returns:
+        pycocotools' evaluator with `eval` and `evalImgs` filled in; its categories are sorted by id.
+    """
+    results = coco_results(dataset, detections)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _index(dataset.ground_truth, dataset.ground_truth["annotations"])
         evaluator = COCOeval(truth, _index(dataset.ground_truth, results), "bbox")
-        evaluator.params.imgIds = image_ids
+        evaluator.params.imgIds = [int(entry.image_id) for entry in detections]
         evaluator.params.catIds = [int(category_id) for category_id in dataset.category_ids]
-        evaluator.params.maxDets = limits
+        evaluator.params.maxDets = list(limits)
+        if ious is not None:
+            evaluator.params.iouThrs = np.array(ious)
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator

@@ -1,0 +1,1 @@
+"""What one looks at before and after training: the data, the run, the heads."""
