@@ -109,6 +109,14 @@ def test_nothing_imports_the_benchmark_and_it_trains_nothing():
         assert not [name for name in imported_names(path) if name.startswith("dh_keras.benchmark")], path
 
 
+def test_nothing_imports_the_analysis_and_it_trains_nothing():
+    for path in set(PACKAGE.rglob("*.py")) - set(files_of("analysis")):
+        assert not [name for name in imported_names(path) if name.startswith("dh_keras.analysis")], path
+    for path in files_of("analysis"):
+        above = ("dh_keras.training", "dh_keras.benchmark")
+        assert not [name for name in imported_names(path) if name.startswith(above)], path
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_keras_is_imported_as_itself(path):
     assert not [name for name in imported_names(path) if name.startswith(("tensorflow.keras", "tf_keras"))]

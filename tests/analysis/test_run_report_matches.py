@@ -106,7 +106,7 @@ def random_case(tmp_path):
         rows += truth
         guesses = []
         for _, k, box, _ in truth:
-            shifted = np.array(box) + rng.normal(0, 5, 4)
+            shifted = np.array(box) + rng.normal(0, 2, 4)
             shifted[2:] = np.maximum(shifted[2:], shifted[:2] + 3)
             guesses.append((shifted, rng.uniform(0, 1), k if rng.random() < 0.8 else int(rng.integers(3))))
             if rng.random() < 0.3:
