@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 OVERRIDE = re.compile(r"[a-z][\w.]*=")
+# Positional arguments that take one word or more, and how the usage shows them.
+SEVERAL = {"images": "IMAGE_OR_DIR...", "models": "MODEL [MODEL2]"}
 
 
 class ScriptParser(argparse.ArgumentParser):
@@ -15,11 +17,11 @@ class ScriptParser(argparse.ArgumentParser):
 
     Args:
         description: what the script does.
-        positionals: names of the positional arguments; one that is called "images" takes one or more.
+        positionals: names of the positional arguments; those of `SEVERAL` take one or more.
     """
 
     def __init__(self, description: str, positionals: Sequence[str]):
-        shown = " ".join({"images": "IMAGE_OR_DIR..."}.get(name, name.upper()) for name in positionals)
+        shown = " ".join(SEVERAL.get(name, name.upper()) for name in positionals)
         super().__init__(
             description=description,
             usage=f"%(prog)s {shown} [options] [key=value ...]".replace("  ", " "),
@@ -40,8 +42,9 @@ class ScriptParser(argparse.ArgumentParser):
         for name in self.positionals:
             if not words:
                 self.error(f"{name} is missing")
-            if name == "images":
-                args.images, words = words, []
+            if name in SEVERAL:
+                setattr(args, name, words)
+                words = []
             else:
                 setattr(args, name, words.pop(0))
         if words:

@@ -40,6 +40,12 @@ def test_a_file_whose_name_looks_like_an_override_is_a_file(parser, tmp_path, mo
     assert args.overrides == ["c=d.jpg"]
 
 
+def test_some_arguments_take_several_words():
+    args = make_parser("Test.", positionals=("models",)).parse_words(["runs/a", "train.lr=0.1", "runs/b"])
+    assert args.models == ["runs/a", "runs/b"]
+    assert args.overrides == ["train.lr=0.1"]
+
+
 @pytest.mark.parametrize(("line", "message"), [("--output out", "run is missing"), ("a b", "unexpected argument 'b'")])
 def test_too_few_or_too_many_words_are_refused(parser, capsys, line, message):
     with pytest.raises(SystemExit) as stopped:

@@ -123,12 +123,17 @@ class ConvHead(keras.layers.Layer):
         num_rois = tf.shape(roi_features)[0]
         # A convolution of nothing has the wrong shape on a CPU, its batch statistics are NaN: a blank RoI stands in.
         features = tf.pad(roi_features, [[0, tf.maximum(1 - num_rois, 0)], [0, 0], [0, 0], [0, 0]])
-        features = self.up_block(features, training=training)
+        features = self.feature_map(features, training=training)
+        return self.predictors(tf.reduce_mean(features, axis=[1, 2])[:num_rois])
+
+    def feature_map(self, roi_features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """What is averaged for the predictors: float [R, 7, 7, C] to [R, 7, 7, channels], R at least 1."""
+        features = self.up_block(roi_features, training=training)
         for index, bottleneck in enumerate(self.bottlenecks):
             if self.non_local_blocks:
                 features = self.non_local_blocks[index](features, training=training)
             features = bottleneck(features, training=training)
-        return self.predictors(tf.reduce_mean(features, axis=[1, 2])[:num_rois])
+        return features
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

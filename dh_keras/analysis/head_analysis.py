@@ -1,0 +1,183 @@
+"""The paper's comparison of fc-head and conv-head (section 3): from models and annotated images to numbers and figures.
+
+Letters: G objects.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dh_keras.analysis.head_figures import draw_figures
+from dh_keras.analysis.head_measurement import KINDS, HeadMeasurements, images_with_objects, measure_heads
+from dh_keras.analysis.head_probe import HeadProbe, open_comparable_runs
+from dh_keras.analysis.head_statistics import (
+    bin_statistics,
+    describe_correlation,
+    finite_mean,
+    pearson_by_object,
+    size_masks,
+)
+from dh_keras.analysis.sliding_windows import IOU_BINS
+from dh_keras.data.coco import load_coco
+from dh_keras.errors import DataError
+
+OUTPUT_DIR = "heads"
+NUMBERS_FILE = "heads.json"
+
+
+def analyze_heads(
+    models: Sequence[str | Path],
+    *,
+    annotations: str | Path,
+    images: str | Path,
+    output: str | Path | None = None,
+    limit: int | None = None,
+    overrides: Sequence[str] = (),
+) -> tuple[dict[str, Any], Path]:
+    """Compare the heads, and write `heads.json` and a figure for each question.
+
+    Args:
+        models: a double_head_ext run, or a single_fc and a single_conv run in any order.
+        annotations: COCO JSON.
+        images: folder of its images.
+        output: a folder, new or empty; None takes `heads` in the first run, and replaces its own files there.
+        limit: only the first images that have objects, this many; None takes all.
+        overrides: `key=value` changes to the config of each run.
+
+    Returns:
+        What is in `heads.json` (see `summarize_heads`), and the folder.
+
+    Raises:
+        DataError: for wrong models, data without objects, an output folder that is not empty, or a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"--limit: expected at least 1 image, got {limit}")
+    if output is not None and Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
+        raise DataError(f"{output}: exists already and is not overwritten; choose another --output")
+    runs = open_comparable_runs(models, overrides)
+    dataset = load_coco(annotations, images, categories=runs[0].categories)
+    print(f"data: {dataset.summary()}")
+    indices = images_with_objects(dataset, limit=limit)
+    probes = [HeadProbe(run) for run in runs]
+    measured = measure_heads(probes, dataset, indices)
+    results = {
+        "models": {kind: str(probe.run.path) for probe in probes for kind in probe.kinds},
+        "annotations": str(annotations),
+        **summarize_heads(measured),
+    }
+    folder = runs[0].path / OUTPUT_DIR if output is None else Path(output)
+    _write(folder, results, measured)
+    return results, folder
+
+
+def summarize_heads(measured: HeadMeasurements) -> dict[str, Any]:
+    """Numbers of the section, ready for JSON; None stands where there is nothing to measure on.
+
+    Returns:
+        images, objects, windows, windows_left_out, windows_per_second; iou_bins (their edges); by_size {all, small,
+        medium, large: {objects, windows_per_bin, and for fc and conv: pearson, pearson_std (over the objects),
+        constant_scores (objects left out of these two because IoU or score never vary), score_mean, score_std,
+        box_iou_mean, box_iou_std (per bin)}}; feature_correlation and weight_correlation, see `describe_correlation`.
+    """
+    pearson = {
+        kind: pearson_by_object(measured.ious, scores, measured.object_index, num_objects=len(measured.areas))
+        for kind, scores in measured.scores.items()
+    }
+    correlations = ("feature_correlation", "weight_correlation")
+    return {
+        "images": measured.images,
+        "objects": len(measured.areas),
+        "windows": len(measured.ious),
+        "windows_left_out": {"outside": measured.outside, "nearer_another": measured.nearer_another},
+        "windows_per_second": round(measured.windows_per_second),
+        "iou_bins": np.linspace(0, 1, IOU_BINS + 1).round(6).tolist(),
+        "by_size": {
+            name: _summarize_objects(measured, pearson, mask) for name, mask in size_masks(measured.areas).items()
+        },
+        **{
+            name: {kind: describe_correlation(matrix) for kind, matrix in getattr(measured, name).items()}
+            for name in correlations
+        },
+    }
+
+
+def _summarize_objects(measured: HeadMeasurements, pearson: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, Any]:
+    """The numbers of the objects in a mask bool [G]."""
+    windows = mask[measured.object_index]
+    ious = measured.ious[windows]
+    summary: dict[str, Any] = {"objects": int(mask.sum())}
+    for kind in KINDS:
+        scores = bin_statistics(ious, measured.scores[kind][windows], bins=IOU_BINS)
+        boxes = bin_statistics(ious, measured.box_ious[kind][windows], bins=IOU_BINS)
+        own = pearson[kind][mask]
+        varying = own[np.isfinite(own)]
+        summary["windows_per_bin"] = scores.count.tolist()
+        summary[kind] = {
+            "pearson": finite_mean(own),
+            "pearson_std": float(varying.std()) if len(varying) else None,
+            "constant_scores": len(own) - len(varying),
+            "score_mean": _without_nan(scores.mean),
+            "score_std": _without_nan(scores.std),
+            "box_iou_mean": _without_nan(boxes.mean),
+            "box_iou_std": _without_nan(boxes.std),
+        }
+    return summary
+
+
+def _without_nan(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
+
+
+def _write(folder: Path, results: dict[str, Any], measured: HeadMeasurements) -> None:
+    """Make all files beside the folder, then move them in; a failure leaves what was there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".partial-{folder.name}-{os.getpid()}")
+    try:
+        partial.mkdir()
+        draw_figures(partial, results, measured.feature_correlation, measured.weight_correlation)
+        (partial / NUMBERS_FILE).write_text(json.dumps(results, indent=1), encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == NUMBERS_FILE):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def format_heads(results: dict[str, Any]) -> str:
+    """A table of the correlations by size, one of the bins of IoU, and a line for each kind of correlation."""
+    lines = [
+        f"{results['objects']} objects in {results['images']} images, {results['windows']} windows, "
+        f"{results['windows_per_second']} windows/s",
+        f"{'Pearson IoU ~ score':<22}{'objects':>9}{'fc':>9}{'conv':>9}{'constant fc':>13}{'constant conv':>15}",
+    ]
+    for name, row in results["by_size"].items():
+        constant = f"{row['fc']['constant_scores']:>13}{row['conv']['constant_scores']:>15}"
+        lines.append(f"{name:<22}{row['objects']:>9}{_numbers(row, 'pearson')}{constant}")
+    lines.append(f"{'IoU of the window':<22}{'windows':>9}{'score fc':>9}{'conv':>9}{'box IoU fc':>13}{'conv':>15}")
+    everything, edges = results["by_size"]["all"], results["iou_bins"]
+    for index, count in enumerate(everything["windows_per_bin"]):
+        row = {kind: {name: values[index] for name, values in _per_bin(everything[kind])} for kind in KINDS}
+        boxes = f"{_number(row['fc']['box_iou_mean']):>13}{_number(row['conv']['box_iou_mean']):>15}"
+        label = f"{edges[index]:.2f} to {edges[index + 1]:.2f}"
+        lines.append(f"{label:<22}{count:>9}{_numbers(row, 'score_mean')}{boxes}")
+    for name, text in (("feature_correlation", "cells of the features"), ("weight_correlation", "places of weights")):
+        lines.append(f"{text:<22}{'all pairs':>9}{_numbers(results[name], 'all_pairs')}")
+        lines.append(f"{'':<21}{'neighbours':>10}{_numbers(results[name], 'neighbours')}")
+    return "\n".join(lines)
+
+
+def _per_bin(summary: dict[str, Any]) -> list[tuple[str, list[float | None]]]:
+    return [(name, values) for name, values in summary.items() if isinstance(values, list)]
+
+
+def _numbers(row: dict[str, Any], key: str) -> str:
+    return "".join(f"{_number(row[kind][key]):>9}" for kind in KINDS)
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
