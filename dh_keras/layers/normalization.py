@@ -44,6 +44,42 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
+@keras.saving.register_keras_serializable(package="dh_keras")
+class SyncBatchNormalization(FusedBatchNormalization):
+    """Batch normalisation whose statistics are those of the pixels of all replicas, each pixel counting the same.
+
+    So replicas with different numbers of RoIs get what one device gets from all of them. On one replica it is its base
+    class. One sum over replicas carries a layer's count, sums and sums of squares.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Normalise float [N, H, W, C]; same shape and dtype."""
+        context = tf.distribute.get_replica_context()
+        if not (training and self.trainable) or context is None or context.num_replicas_in_sync == 1:
+            return super().call(inputs, training=training)
+        mean, variance, count = self._global_moments(tf.cast(inputs, tf.float32), context)
+        unbiased = variance * count / tf.maximum(count - 1.0, 1.0)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+            moving.assign(moving.value * self.momentum + value * (1.0 - self.momentum))
+        scale = self.gamma.value * tf.math.rsqrt(variance + self.epsilon)
+        outputs = (tf.cast(inputs, tf.float32) - mean) * scale + self.beta.value
+        return tf.cast(outputs, inputs.dtype)
+
+    def _global_moments(self, inputs: tf.Tensor, context: tf.distribute.ReplicaContext) -> tuple[tf.Tensor, ...]:
+        """Mean and biased variance [C], and the number of pixels."""
+        # Squares of differences from a value near the mean do not cancel; the moving mean is the same everywhere.
+        origin = tf.stop_gradient(self.moving_mean.value)
+        shifted = inputs - origin
+        count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
+        sums = [tf.reduce_sum(shifted, [0, 1, 2]), tf.reduce_sum(shifted * shifted, [0, 1, 2]), count[None]]
+        summed = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.concat(sums, axis=0))
+        channels = inputs.shape[-1]
+        total, total_squared, count = tf.split(summed, [channels, channels, 1])
+        offset = total / count
+        variance = tf.maximum(total_squared / count - offset * offset, 0.0)
+        return origin + offset, variance, count
+
+
 def make_norm(norm: str, channels: int, *, zero_gamma: bool = False, name: str = "norm") -> keras.layers.Layer | None:
     """Build the normalisation that follows a convolution.
 
@@ -67,7 +103,7 @@ def make_norm(norm: str, channels: int, *, zero_gamma: bool = False, name: str =
     if norm == "frozen":
         return FusedBatchNormalization(trainable=False, **batch_settings)
     if norm == "sync":
-        return keras.layers.BatchNormalization(synchronized=True, **batch_settings)
+        return SyncBatchNormalization(**batch_settings)
     if norm == "group":
         groups = math.gcd(GROUP_NORM_GROUPS, channels)
         return keras.layers.GroupNormalization(groups=groups, **settings)

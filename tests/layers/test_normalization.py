@@ -29,8 +29,9 @@ def test_training_uses_the_statistics_of_the_batch(kind):
     np.testing.assert_allclose(norm(x, training=True), batch_norm(w, norm, x, training=True), atol=1e-5)
 
 
-def test_training_moves_the_statistics_by_a_tenth_towards_mean_and_unbiased_variance():
-    norm, w = built(make_norm("batch", 5), 5)
+@pytest.mark.parametrize("kind", ["batch", "sync"])
+def test_training_moves_the_statistics_by_a_tenth_towards_mean_and_unbiased_variance(kind):
+    norm, w = built(make_norm(kind, 5), 5)
     x = random_input(3, 7, 4, 5) * 2 + 1
     norm(x, training=True)
     pixels = np.float64(x).reshape(-1, 5)
