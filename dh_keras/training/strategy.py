@@ -1,11 +1,8 @@
 """Distribution strategies: one device, all GPUs of a machine, or several machines."""
 
-import json
-import os
-
 import tensorflow as tf
 
-from dh_keras.errors import TrainingError
+from dh_keras.training.cluster import read_cluster
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
 
@@ -15,7 +12,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
     Args:
         name: "none" for one device, "mirrored" for a replica on every visible GPU (or one on the CPU), "multi_worker"
-            for a replica on every worker of TF_CONFIG.
+            for the same on every worker of TF_CONFIG.
 
     Raises:
         TrainingError: when multi_worker has no usable TF_CONFIG.
@@ -34,22 +31,16 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         print(f"strategy: mirrored, {strategy.num_replicas_in_sync} replica(s) on {kind}")
         return strategy
     if name == "multi_worker":
-        _require_tf_config()
+        read_cluster()
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         print(f"strategy: multi_worker, {strategy.num_replicas_in_sync} replicas in all")
         return strategy
     raise ValueError(f"`name` must be one of {', '.join(STRATEGIES)}, got {name!r}")
 
 
-def _require_tf_config() -> None:
-    expected = 'expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-    try:
-        config = json.loads(os.environ.get("TF_CONFIG", ""))
-        workers, index = config["cluster"]["worker"], config["task"]["index"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"TF_CONFIG: {expected}, got {os.environ.get('TF_CONFIG')!r}") from error
-    if not isinstance(index, int) or not 0 <= index < len(workers):
-        raise TrainingError(f"TF_CONFIG: task index {index!r} is not one of the {len(workers)} workers; {expected}")
+def replicas_per_worker(strategy: tf.distribute.Strategy, workers: int) -> int:
+    """Replicas in each of the processes that share a batch."""
+    return strategy.num_replicas_in_sync // workers
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
