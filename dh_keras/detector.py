@@ -199,20 +199,22 @@ class Detector:
         batch_size: int = 1,
         by_head: bool = False,
         on_images: Callable[[int], Any] | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> dict[str, list[ImageDetections]]:
-        """Detect in every image of a dataset.
+        """Detect in every image of a dataset, or in a worker's share of them.
 
         Args:
             dataset: its images are read upright, in the frame of their annotations.
             batch_size: images of equal size that go through the network together.
             by_head: also return every combination of the heads.
             on_images: called with the number of images done, for a progress bar.
+            shard: (worker, number of workers): every so many batches, the same batches as one process would make.
 
         Returns:
             "detections", and with by_head the names of `HEAD_COMBINATIONS`: one entry per image, in dataset order.
         """
         found: dict[str, dict[int, ImageDetections]] = {}
-        for indices, images in _equal_size_batches(dataset, batch_size):
+        for indices, images in _equal_size_batches(dataset, batch_size, shard):
             results = self.detect_images_by_head(images) if by_head else {"detections": self.detect_images(images)}
             if by_head:
                 variant = self.serving.detector.variant
@@ -225,26 +227,29 @@ class Detector:
                     found.setdefault(name, {})[index] = entry
             if on_images:
                 on_images(len(indices))
-        return {name: [entries[index] for index in range(len(dataset))] for name, entries in found.items()}
+        return {name: [entries[index] for index in sorted(entries)] for name, entries in found.items()}
 
 
 def _combination_name(score_from: str, boxes_from: str) -> str:
     return next(name for name, sources in HEAD_COMBINATIONS.items() if sources == (score_from, boxes_from))
 
 
-def _equal_size_batches(dataset: CocoDataset, batch_size: int) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Batches of images that have one size, so that no image's padding depends on its neighbours."""
-    order = sorted(range(len(dataset)), key=lambda index: (*dataset.sizes[index].tolist(), index))
-    indices: list[int] = []
-    images: list[np.ndarray] = []
-    for index, image in image_dataset(dataset, order).as_numpy_iterator():
-        if images and (len(images) == batch_size or image.shape != images[0].shape):
-            yield indices, np.stack(images)
-            indices, images = [], []
-        indices.append(int(index))
-        images.append(image)
-    if images:
-        yield indices, np.stack(images)
+def _equal_size_batches(
+    dataset: CocoDataset, batch_size: int, shard: tuple[int, int]
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """A worker's batches of images that have one size, so that no image's padding depends on its neighbours."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(dataset)), key=lambda index: (*dataset.sizes[index].tolist(), index)):
+        last = batches[-1] if batches else []
+        if last and len(last) < batch_size and (dataset.sizes[index] == dataset.sizes[last[0]]).all():
+            last.append(index)
+        else:
+            batches.append([index])
+    worker, workers = shard
+    mine = batches[worker::workers]
+    images = image_dataset(dataset, [index for batch in mine for index in batch]).as_numpy_iterator()
+    for batch in mine:
+        yield batch, np.stack([next(images)[1] for _ in batch])
 
 
 def _results(raw: dict[str, tf.Tensor]) -> list[Result]:

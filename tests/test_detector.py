@@ -295,6 +295,12 @@ def test_four_combinations_of_the_heads_come_from_one_pass(make_tiny_detector, t
     assert not np.allclose(found["fc/fc"][0].boxes, found["fc/conv"][0].boxes)
     direct = detector.detect_dataset(dataset)["detections"]
     np.testing.assert_allclose(direct[0].scores, fused.scores, atol=1e-5)
+    shares = [detector.detect_dataset(dataset, shard=(worker, 4)).get("detections", []) for worker in range(4)]
+    together = {entry.image_id: entry for share in shares for entry in share}
+    assert sum(map(len, shares)) == len(together) == len(dataset)
+    for entry in direct:
+        np.testing.assert_array_equal(entry.scores, together[entry.image_id].scores)
+        np.testing.assert_array_equal(entry.boxes, together[entry.image_id].boxes)
 
 
 def test_predictions_are_written_with_a_picture_each_and_faults_do_not_lose_the_rest(

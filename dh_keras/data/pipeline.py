@@ -100,6 +100,7 @@ def train_dataset(
     seed: int,
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
+    parts: int = 1,
 ) -> tf.data.Dataset:
     """Read, resize, augment and batch the images of a plan.
 
@@ -110,6 +111,7 @@ def train_dataset(
         seed: of the augmentation; a draw depends on the seed, the step and the position in the batch only.
         start_step: first row of the plan to give; the stream is then the rest of the uninterrupted one.
         shard: (worker, number of workers): give this worker's share of every batch.
+        parts: give the share in so many equal batches, one for each of the worker's replicas in turn.
 
     Returns:
         A finite dataset of dicts: images uint8[B, H, W, 3] padded to a canvas, image_sizes int32[B, 2] (height,
@@ -118,13 +120,14 @@ def train_dataset(
         batch, at least 1; rows that are not valid are zero.
 
     Raises:
-        ValueError: if the batch cannot be divided among the workers.
+        ValueError: if the batch cannot be divided among the workers and their replicas.
     """
     worker, workers = shard
-    batch_size, uneven = divmod(plan.shape[1], workers)
-    if uneven or not 0 <= worker < workers:
+    batch_size = plan.shape[1] // workers
+    if plan.shape[1] % (workers * parts) or not 0 <= worker < workers:
         raise ValueError(
-            f"shard: expected (worker, number of workers) dividing a batch of {plan.shape[1]}, got {shard}"
+            f"shard: expected (worker, number of workers), in {parts} parts, dividing a batch of {plan.shape[1]}, "
+            f"got {shard}"
         )
     positions = np.arange(plan.shape[1])[worker * batch_size : (worker + 1) * batch_size]
     rows = tf.data.Dataset.from_tensor_slices(np.asarray(plan[start_step:, positions], np.int32))
@@ -135,7 +138,7 @@ def train_dataset(
         _example_maker(dataset, data_config, seed), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     # Padding fills gt_boxes to G; all images of a row have one canvas already.
-    return _finish(examples.padded_batch(batch_size, drop_remainder=True))
+    return _finish(examples.padded_batch(batch_size // parts, drop_remainder=True))
 
 
 def image_dataset(dataset: CocoDataset, indices: Iterable[int]) -> tf.data.Dataset:

@@ -242,8 +242,13 @@ def test_workers_get_disjoint_shares_that_make_up_the_whole_batch(folder):
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), batch[name])
         total = sum(part["gt_boxes"].sum(dtype=np.float64) for part in parts)
         np.testing.assert_allclose(total, batch["gt_boxes"].sum(dtype=np.float64), rtol=1e-6)
-    with pytest.raises(ValueError, match="batch of 4"):
-        train_dataset(dataset, CONFIG, plan=plan, seed=2, shard=(0, 3))
+    replicas = numpy_batches(train_dataset(dataset, CONFIG, plan=plan, seed=2, shard=(1, 2), parts=2))
+    seen = np.concatenate([batch["image_ids"] for batch in replicas]).reshape(-1, 2)
+    np.testing.assert_array_equal(seen, [batch["image_ids"][2:] for batch in whole])
+    assert all(len(batch["image_ids"]) == 1 for batch in replicas)
+    for wrong in ({"shard": (0, 3)}, {"shard": (0, 2), "parts": 3}, {"shard": (2, 2)}):
+        with pytest.raises(ValueError, match="batch of 4"):
+            train_dataset(dataset, CONFIG, plan=plan, seed=2, **wrong)
 
 
 def test_upright_frame_is_used_for_an_exif_rotated_photo(coco, make):
