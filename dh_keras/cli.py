@@ -8,8 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 OVERRIDE = re.compile(r"[a-z][\w.]*=")
-# Positional arguments that take one word or more, and how the usage shows them.
-SEVERAL = {"images": "IMAGE_OR_DIR...", "models": "MODEL [MODEL2]"}
+# Positional arguments that take one word or more, in brackets also none, and how the usage shows them.
+SEVERAL = {
+    "images": "IMAGE_OR_DIR...",
+    "models": "MODEL [MODEL2]",
+    "shards": "DIR...",
+    "sources": "[SOURCE...]",
+}
 
 
 class ScriptParser(argparse.ArgumentParser):
@@ -40,7 +45,7 @@ class ScriptParser(argparse.ArgumentParser):
             values[:] = [word for word in values if not _is_override(word)]
         words = args.words
         for name in self.positionals:
-            if not words:
+            if not words and not SEVERAL.get(name, "").startswith("["):
                 self.error(f"{name} is missing")
             if name in SEVERAL:
                 setattr(args, name, words)

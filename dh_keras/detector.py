@@ -1,5 +1,6 @@
 """The five-line interface: load a run folder or a SavedModel, give it a photograph, get boxes with names."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from dh_keras.data.pipeline import image_dataset
 from dh_keras.data.transforms import decode_image
 from dh_keras.errors import DataError
 from dh_keras.evaluation import ImageDetections, evaluate_found
-from dh_keras.export import HEAD_COMBINATIONS, LABELS_FILE, ServingModule
+from dh_keras.export import HEAD_COMBINATIONS, LABELS_FILE, SIGNATURE_FILE, ServingModule
 from dh_keras.inference import inference_copy
 from dh_keras.run_folder import is_run_folder, open_run, read_classes
 from dh_keras.weights import load_weights
@@ -69,6 +70,7 @@ class Detector:
         serve_images: Callable[..., dict[str, tf.Tensor]],
         categories: Sequence[Category],
         max_detections: int,
+        size_limits: tuple[int, int],
         serving: ServingModule | None = None,
         loaded: Any = None,
     ):
@@ -76,6 +78,7 @@ class Detector:
         self._serve_images = serve_images
         self.categories = tuple(categories)
         self.max_detections = max_detections
+        self.size_limits = size_limits  # pixels that the short side is resized to, and of the longest long side
         self.serving = serving
         if serving is not None:
             images = tf.TensorSpec([None, None, None, 3], tf.uint8)
@@ -131,6 +134,7 @@ class Detector:
             loaded = tf.saved_model.load(str(path))
             signatures = loaded.signatures
             default, image = signatures["serving_default"], signatures["serve_image"]
+            preprocessing = json.loads((path / "assets" / SIGNATURE_FILE).read_text(encoding="utf-8"))["preprocessing"]
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise DataError(
                 f"{path}: not a SavedModel that this package exported: {str(error).splitlines()[0]}"
@@ -141,6 +145,7 @@ class Detector:
             lambda images: image(images=images),
             categories,
             max_detections=default.structured_outputs["detection_scores"].shape[1],
+            size_limits=(preprocessing["min_size"], preprocessing["max_size"]),
             loaded=loaded,
         )
 
@@ -148,7 +153,8 @@ class Detector:
     def from_model(cls, model: Any, categories: Sequence[Category], *, min_size: int, max_size: int) -> "Detector":
         """Wrap a built `DoubleHeadRCNN`; sizes as in `DataConfig`."""
         serving = ServingModule(model, categories, min_size=min_size, max_size=max_size)
-        return cls(serving.serve_bytes, serving.serve_images, categories, model.max_detections, serving=serving)
+        limits = (min_size, max_size)
+        return cls(serving.serve_bytes, serving.serve_images, categories, model.max_detections, limits, serving=serving)
 
     @property
     def has_all_outputs(self) -> bool:
@@ -174,7 +180,7 @@ class Detector:
             return _results(self._serve_images(tf.constant(image[None])))[0]
         data = image if isinstance(image, bytes) else read_image_file(image)
         try:
-            return _results(self._serve_bytes(tf.constant([data])))[0]
+            return self.detect_files([data])[0]
         except tf.errors.InvalidArgumentError as error:
             name = "image bytes" if isinstance(image, bytes) else str(image)
             raise DataError(undecodable(name, error)) from error
@@ -183,6 +189,14 @@ class Detector:
         """Index into `categories` of every detection, int32 [D]."""
         class_of = {category.id: index for index, category in enumerate(self.categories)}
         return np.array([class_of[id_] for id_ in result.category_ids.tolist()], np.int32)
+
+    def detect_files(self, files: Sequence[bytes]) -> list[Result]:
+        """Detect in JPEG or PNG files of any sizes as one batch.
+
+        Raises:
+            tf.errors.InvalidArgumentError: when one of them cannot be decoded.
+        """
+        return _results(self._serve_bytes(tf.constant(list(files))))
 
     def detect_images(self, images: np.ndarray) -> list[Result]:
         """Detect in decoded RGB images uint8 [B, H, W, 3] of one size."""

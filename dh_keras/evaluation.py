@@ -127,12 +127,18 @@ def coco_results(dataset: CocoDataset, detections: Sequence[ImageDetections]) ->
             raise ValueError(f"image {image_id}: expected its detections in one entry, got two entries")
         seen.add(image_id)
         boxes, scores, classes = _checked_arrays(entry, dataset.num_classes)
-        y1, x1, y2, x2 = boxes.T
-        xywh = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1).tolist()
-        for box, score, class_index in zip(xywh, scores.tolist(), classes.tolist(), strict=True):
+        for box, score, class_index in zip(
+            boxes_to_xywh(boxes).tolist(), scores.tolist(), classes.tolist(), strict=True
+        ):
             category_id = int(dataset.category_ids[class_index])
             results.append({"image_id": image_id, "category_id": category_id, "bbox": box, "score": score})
     return results
+
+
+def boxes_to_xywh(boxes: np.ndarray) -> np.ndarray:
+    """Convert boxes [D, 4], (y1, x1, y2, x2), to COCO's (x, y, width, height), float64 [D, 4]."""
+    y1, x1, y2, x2 = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    return np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
 
 
 def _checked_arrays(entry: ImageDetections, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

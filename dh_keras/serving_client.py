@@ -20,7 +20,8 @@ from tqdm import tqdm
 from dh_keras.data.images import one_line
 from dh_keras.detector import Result, read_image, read_image_file
 from dh_keras.errors import DataError, ServerError, UserError
-from dh_keras.prediction import PREDICTIONS_FILE, describe_image
+from dh_keras.prediction.folder import RESULT_FILES
+from dh_keras.prediction.images import describe_image
 
 # The server takes messages up to this size; a gRPC client takes 4 MB unless it is told otherwise.
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -207,7 +208,7 @@ def predict_on_server(client: Client, paths: Sequence[Path], output: str | Path,
         ServerError: when the server fails; what was detected before is written.
     """
     output = Path(output)
-    file = output if output.suffix == ".json" else output / PREDICTIONS_FILE
+    file = output if output.suffix == ".json" else output / RESULT_FILES["json"]
     if file.exists():
         raise DataError(f"{file}: exists already and is not overwritten; choose another --output")
     rows: list[dict[str, Any]] = []
@@ -234,7 +235,7 @@ def _detect_file(client: Client, path: Path, score: float) -> dict[str, Any]:
         [result] = client([read_image_file(path)])
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    return describe_image(path, image, result.above(score))
+    return describe_image(path, image.shape[:2], result.above(score))
 
 
 def _write_predictions(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -22,12 +22,12 @@ def parse() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from dh_keras.prediction import list_images
+    from dh_keras.prediction.sources import list_sources
     from dh_keras.serving_client import GrpcClient, RestClient, predict_on_server
 
     if args.overrides:
         parse().error(f"the model on the server is fixed and takes no overrides, got {args.overrides[0]!r}")
-    paths = list_images(args.images)
+    paths = list_sources(args.images)
     kind, server = (RestClient, args.rest) if args.rest else (GrpcClient, args.grpc)
     client = kind(server, args.model, version=args.version, timeout=args.timeout)
     print(f"server: {server}, model {args.model}; {len(paths)} image(s), score above {args.score}")

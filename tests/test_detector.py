@@ -15,7 +15,6 @@ from dh_keras.data.coco import load_coco
 from dh_keras.detector import Detector, Result, evaluate_detector
 from dh_keras.errors import DataError
 from dh_keras.export import export_saved_model
-from dh_keras.prediction import list_images, predict_files
 from dh_keras.run_folder import open_run
 from dh_keras.verification import compare_detectors, match_detections
 
@@ -303,42 +302,6 @@ def test_four_combinations_of_the_heads_come_from_one_pass(make_tiny_detector, t
         np.testing.assert_array_equal(entry.boxes, together[entry.image_id].boxes)
 
 
-def test_predictions_are_written_with_a_picture_each_and_faults_do_not_lose_the_rest(
-    detector, photographs, tmp_path, capsys
-):
-    bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"no image")
-    twin = tmp_path / "a.jpg"
-    twin.write_bytes(photographs[0].read_bytes())
-    output = tmp_path / "out"
-    faults = predict_files(detector, [photographs[0], bad, twin], output, score=0.0)
-    assert len(faults) == 1
-    assert "bad.jpg" in faults[0]
-    rows = json.loads((output / "predictions.json").read_text())
-    assert [row["file"] for row in rows] == [str(photographs[0]), str(twin)]
-    width, height = Image.open(photographs[0]).size
-    assert (rows[0]["width"], rows[0]["height"]) == (width, height)
-    assert set(rows[0]["detections"][0]) == {"box", "score", "category_id", "category"}
-    assert len(rows[0]["detections"]) == 10
-    assert sorted(path.name for path in output.glob("*.png")) == ["a-2.png", "a.png"]
-    with pytest.raises(DataError, match="exists already and is not overwritten"):
-        predict_files(detector, [twin], output, score=0.5)
-    predict_files(detector, [twin], tmp_path / "none", score=0.999)
-    assert "nothing above 1.00; the best is" in capsys.readouterr().out
-    assert json.loads((tmp_path / "none" / "predictions.json").read_text())[0]["detections"] == []
-
-
-def test_images_are_listed_from_files_and_folders(photographs, tmp_path):
-    folder = photographs[0].parent
-    (tmp_path / "empty").mkdir()
-    assert set(list_images([folder])) >= set(photographs)
-    assert list_images([photographs[1], photographs[0]]) == [photographs[1], photographs[0]]
-    with pytest.raises(DataError, match="empty: the folder holds no"):
-        list_images([tmp_path / "empty"])
-    with pytest.raises(DataError, match="no such file or folder"):
-        list_images([tmp_path / "nothing"])
-
-
 def run_script(name, *arguments):
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)],
@@ -360,7 +323,7 @@ def run_script(name, *arguments):
         (("train", "oops"), r"unexpected argument 'oops'"),
         (("evaluate", "nothing", "--annotations", "a.json", "--images", "."), r"error: nothing: no such folder"),
         (("predict", "nothing", "nothing.jpg", "--output", "OUT"), r"error: nothing.jpg: no such file or folder"),
-        (("predict", "nothing", "--output", "OUT"), r"images is missing"),
+        (("predict", "nothing", "--output", "OUT"), r"error: there is nothing to detect in; give images"),
         (("export", "nothing", "--output", "OUT/1"), r"error: nothing: no such folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -92,6 +92,19 @@ def read_categories(annotations: str | Path) -> tuple[Category, ...]:
     return parse_categories(path, read_json(path)["categories"])
 
 
+def read_image_ids(annotations: str | Path) -> tuple[dict[str, int | float | str], dict[str, int]]:
+    """Read {file name: image id} and {category name: category id} of a COCO JSON, the ids as they are in it.
+
+    Raises:
+        DataError: as `load_coco`.
+    """
+    path = Path(annotations)
+    tree = read_json(path)
+    _parse_image_ids(path, tree["images"])
+    image_ids = {os.path.normpath(str(row.get("file_name"))): row["id"] for row in tree["images"]}
+    return image_ids, {category.name: category.id for category in parse_categories(path, tree["categories"])}
+
+
 def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -> str | None:
     """Decode images one by one, exactly as training does, until one fails.
 

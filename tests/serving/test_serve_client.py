@@ -24,7 +24,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from dh_keras.detector import Detector
 from dh_keras.errors import DataError
 from dh_keras.export import export_saved_model
-from dh_keras.prediction import predict_files
+from dh_keras.prediction.folder import PredictionSettings
+from dh_keras.prediction.runner import predict_files
 from dh_keras.serving_client import (
     GrpcClient,
     RestClient,
@@ -418,7 +419,7 @@ def test_what_is_written_is_what_predict_writes_and_faults_do_not_lose_the_rest(
     bad.write_bytes(b"no image")
     [fault] = predict_on_server(connect(), [photographs[0], bad, photographs[1]], tmp_path / "out", score=0.1)
     assert "bad.jpg: not a readable JPEG or PNG image" in fault
-    predict_files(detector, photographs, tmp_path / "local", score=0.1)
+    predict_files(detector, photographs, tmp_path / "local", PredictionSettings(score=0.1))
     ours, theirs = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("out", "local"))
     assert len(ours) == 2
     for row, expected in zip(ours, theirs, strict=True):

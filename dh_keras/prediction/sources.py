@@ -1,0 +1,157 @@
+"""Which files are detected in: what stands on the command line or in a list, in one fixed order."""
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dh_keras.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+
+# Images whose results are written together, and lost together when a run is killed.
+CHUNK_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file to detect in.
+
+    Args:
+        index: its place among all files, those of other shards included.
+        path: the file.
+        picture: name of the drawn picture or video, without suffix; no other file has it.
+    """
+
+    index: int
+    path: Path
+    picture: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the name is that of a video."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A share of the files: every `count`-th one, from the `number`-th on.
+
+    Args:
+        number: 1..count.
+        count: shards that all files are divided among.
+
+    Raises:
+        DataError: for a number outside 1..count.
+    """
+
+    number: int = 1
+    count: int = 1
+
+    def __post_init__(self):
+        if not 1 <= self.number <= self.count:
+            raise DataError(f"--shard: expected a number from 1 to {self.count}, got {self}")
+
+    def __str__(self) -> str:
+        """As on the command line."""
+        return f"{self.number}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read "3/16".
+
+        Raises:
+            DataError: for anything else, and for a number outside 1..16.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match:
+            raise DataError(f"--shard: expected a number and a count such as 3/16, got {text!r}")
+        if int(match[2]) == 0:
+            raise DataError(f"--shard: expected a count of at least 1, got {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+
+def list_sources(sources: Iterable[str | Path], list_file: str | Path | None = None) -> list[Path]:
+    """Files that sources stand for, each once, in the order in which they are first named.
+
+    Args:
+        sources: files; folders, which stand for the JPEG and PNG files directly in them, by name; and patterns such as
+            "photos/**/*.jpg", which stand for the images and videos they match, by name.
+        list_file: a text file with the path of a file in each line, relative to the working directory.
+
+    Raises:
+        DataError: naming the first source that stands for nothing.
+    """
+    found = [path for source in sources for path in _expand(source)]
+    if list_file is not None:
+        found += _read_list(Path(list_file))
+    if not found:
+        raise DataError("there is nothing to detect in; give images, folders, patterns or videos, or --list FILE")
+    return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
+
+
+def _expand(source: str | Path) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        inside = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
+        if not inside:
+            raise DataError(f"{path}: the folder holds no {', '.join(IMAGE_SUFFIXES)} file")
+        return inside
+    if path.is_file():
+        return [path]
+    if not glob.has_magic(str(source)):
+        raise DataError(f"{path}: no such file or folder")
+    matches = sorted(Path(name) for name in glob.iglob(str(source), recursive=True))
+    matches = [one for one in matches if one.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and one.is_file()]
+    if not matches:
+        raise DataError(f"{source}: the pattern matches no image or video; ** stands for any folders")
+    return matches
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise DataError(f"--list {path}: cannot be read: {reason}; expected the path of a file in each line") from error
+    named = [(number, Path(line.strip())) for number, line in enumerate(lines, start=1) if line.strip()]
+    missing = [(number, one) for number, one in named if not one.is_file()]
+    if missing:
+        number, one = missing[0]
+        raise DataError(
+            f"--list {path}: {len(missing)} of {len(named)} files do not exist, the first is {one} in line {number}"
+        )
+    if not named:
+        raise DataError(f"--list {path}: is empty; expected the path of a file in each line")
+    return [one for _, one in named]
+
+
+def plan_items(paths: Sequence[Path], shard: Shard) -> list[Item]:
+    """Items of a shard; their indices and picture names do not depend on the shard."""
+    taken: set[str] = set()
+    items = [Item(index, path, _free_name(path.stem, taken)) for index, path in enumerate(paths)]
+    return items[shard.number - 1 :: shard.count]
+
+
+def plan_chunks(items: Sequence[Item]) -> list[list[Item]]:
+    """Items in groups that are finished together: up to `CHUNK_IMAGES` images, or one video."""
+    chunks: list[list[Item]] = []
+    for item in items:
+        is_full = not chunks or item.is_video or chunks[-1][-1].is_video or len(chunks[-1]) == CHUNK_IMAGES
+        if is_full:
+            chunks.append([])
+        chunks[-1].append(item)
+    return chunks
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """A name that no earlier file of another folder took, also where capitals do not count."""
+    name, number = stem, 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name.casefold())
+    return name
