@@ -22,6 +22,8 @@ FREE_OF_TENSORFLOW = (
     "data.coco_rows",
     "data.dataset",
     "data.shapes",
+    "prediction.sources",
+    "prediction.folder",
 )
 
 
@@ -107,6 +109,18 @@ def test_nothing_imports_the_benchmark_and_it_trains_nothing():
     )
     for path in set(PACKAGE.rglob("*.py")) - set(files_of("benchmark")):
         assert not [name for name in imported_names(path) if name.startswith("dh_keras.benchmark")], path
+
+
+def test_only_the_serving_client_imports_the_prediction_and_nothing_the_demo():
+    assert_imports_only(
+        "prediction", "constants", "data", "detector", "errors", "evaluation", "run_folder", "visualize"
+    )
+    assert_imports_only("demo", "data", "detector", "errors", "export", "visualize")
+    for path in set(PACKAGE.rglob("*.py")) - set(files_of("prediction")) - set(files_of("demo")):
+        names = imported_names(path)
+        assert not [name for name in names if name.startswith("dh_keras.demo")], path
+        if path.stem != "serving_client":
+            assert not [name for name in names if name.startswith("dh_keras.prediction")], path
 
 
 def test_nothing_imports_the_analysis_and_it_trains_nothing():

@@ -4,6 +4,7 @@ TensorFlow is not imported here, so data can be checked anywhere.
 """
 
 import math
+import os
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any

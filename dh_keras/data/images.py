@@ -150,5 +150,7 @@ def _find_exif(head: bytes) -> int | None:
 
 def one_line(message: object) -> str:
     """Fold a library's message into one line of at most 200 characters."""
-    text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(message))  # where in TensorFlow it happened helps nobody here
+    # Where in TensorFlow it happened helps nobody here.
+    text = re.sub(r"\AGraph execution error:.*\n *File [^\n]*\n", "", str(message), flags=re.DOTALL)
+    text = re.sub(r"\[\[\{\{.*?\}\}\]\]|\{\{.*?\}\}|\[Op:.*", "", text)
     return " ".join(text.split())[:200]

@@ -90,7 +90,10 @@ def list_sources(sources: Iterable[str | Path], list_file: str | Path | None = N
         found += _read_list(Path(list_file))
     if not found:
         raise DataError("there is nothing to detect in; give images, folders, patterns or videos, or --list FILE")
-    return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
+    first: dict[str, Path] = {}
+    for path in found:
+        first.setdefault(os.path.abspath(path), path)
+    return list(first.values())
 
 
 def _expand(source: str | Path) -> list[Path]:

@@ -36,7 +36,8 @@ def whole(detector, images, tmp_path_factory):
 def test_every_image_has_its_row_and_a_bad_file_does_not_lose_the_rest(detector, images, tmp_path, capsys):
     summary = predict_files(detector, images, tmp_path, PredictionSettings(score=0.0))
     [error] = summary.errors
-    assert "3-bad.jpg: not a readable JPEG or PNG image, it may be cut off" in error
+    reason = "not a readable JPEG or PNG image, it may be cut off: jpeg::Uncompress failed. Invalid JPEG data or crop"
+    assert error == f"{images[3]}: {reason} window."
     assert sum(summary.counts.values()) == 70
     rows = read_rows(tmp_path)
     good = [path for path in images if path.name != "3-bad.jpg"]
