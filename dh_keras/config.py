@@ -194,7 +194,8 @@ class ModelConfig:
     """The detector.
 
     Args:
-        variant: one of the paper's seven detectors, see `variants.py`.
+        variant: one of the paper's seven detectors: "single_fc", "single_conv", "double_fc", "double_conv",
+            "double_head", "double_head_reverse" or "double_head_ext".
         geometry: "continuous", or "legacy" for the authors' inclusive pixel boxes.
         channel_order: order in which the network sees the channels, "rgb" or "bgr".
         pixel_mean: subtracted from 0..255 pixels, in channel_order.

@@ -1,0 +1,134 @@
+"""Reference pages from the code itself: config keys from their docstrings, commands from their parsers."""
+
+import argparse
+import dataclasses
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dh_keras.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+ARGUMENT = re.compile(r"^([a-z_0-9, ]+): (.*)$")
+
+
+# ----------------------------------------------------------------------------------------------- configuration
+
+
+def described_arguments(described: Any) -> dict[str, str]:
+    """The `Args:` of a Google-style docstring, one line of text for each name."""
+    lines = inspect.cleandoc(described.__doc__).partition("Args:\n")[2].splitlines()
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in lines:
+        if not line.startswith("    "):
+            break
+        match = ARGUMENT.match(line[4:])
+        if match:
+            names = [name.strip() for name in match[1].split(",")]
+            found |= dict.fromkeys(names, match[2])
+        else:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
+
+
+def config_sections(node: Any = None, path: str = "") -> Iterator[tuple[str, str, list[tuple[str, str, str]]]]:
+    """Sections of the config tree, outermost first.
+
+    Args:
+        node: a dataclass of the tree; the whole of it when None.
+        path: dotted keys that lead to it.
+
+    Yields:
+        The path, the first line of the docstring, and a (key, default, description) for each value.
+    """
+    node = Config() if node is None else node
+    described = described_arguments(type(node))
+    rows, parts = [], []
+    for part in dataclasses.fields(node):
+        value = getattr(node, part.name)
+        if dataclasses.is_dataclass(value):
+            parts.append((value, f"{path}{part.name}"))
+        else:
+            rows.append((f"{path}{part.name}", as_yaml(value), described[part.name]))
+    if rows:
+        yield path.rstrip("."), inspect.cleandoc(type(node).__doc__).splitlines()[0], rows
+    for value, name in parts:
+        yield from config_sections(value, f"{name}.")
+
+
+def as_yaml(value: Any) -> str:
+    """A default as it is written in a config file."""
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return repr(round(value, 6))
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    return str(value)
+
+
+def config_reference() -> str:
+    """Markdown: a heading and a table for each section of the config."""
+    parts = []
+    for path, summary, rows in config_sections():
+        parts += [f"## {path}", "", summary, "", "| key | default | meaning |", "|---|---|---|"]
+        parts += [f"| `{key}` | `{default}` | {as_cell(text)} |" for key, default, text in rows]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def as_cell(text: str) -> str:
+    """Text that does not break a table."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+# ---------------------------------------------------------------------------------------------------- commands
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import a file of scripts/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def script_parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of every command, by the name of its file, without the ending."""
+    parsers = {}
+    for path in sorted((ROOT / "scripts").glob("*.py")):
+        parsers[path.stem] = load_script(path).parse()
+        parsers[path.stem].prog = f"python scripts/{path.name}"
+    return parsers
+
+
+def command_reference() -> str:
+    """Markdown: what each command does, how it is called, and a table of its options."""
+    parts = []
+    for name, parser in script_parsers().items():
+        usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
+        parts += [f"## {name}.py", "", parser.description.strip(), "", "```text", usage, "```", ""]
+        rows = [option_row(action) for action in parser._actions if action.option_strings and action.dest != "help"]
+        if rows:
+            parts += ["| option | default | meaning |", "|---|---|---|", *rows, ""]
+    return "\n".join(parts)
+
+
+def option_row(action: argparse.Action) -> str:
+    """A table row for one option."""
+    flag = action.option_strings[-1]
+    if action.nargs != 0:
+        values = "\\|".join(map(str, action.choices)) if action.choices else action.metavar or action.dest.upper()
+        flag = f"{flag} {' '.join(values) if isinstance(values, tuple) else values}"
+    default = action.default
+    if isinstance(default, Path) and default.is_absolute():
+        default = default.relative_to(ROOT)
+    shown = "" if default in (None, False, []) else f"`{default}`"
+    help_text = (action.help or "") % {"default": default, "prog": "", "metavar": action.metavar}
+    required = "required; " if action.required else ""
+    return f"| `{flag}` | {shown} | {required}{as_cell(help_text)} |"
