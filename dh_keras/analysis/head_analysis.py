@@ -19,6 +19,7 @@ from dh_keras.analysis.head_statistics import (
     bin_statistics,
     describe_correlation,
     finite_mean,
+    mean_and_error,
     pearson_by_object,
     size_masks,
 )
@@ -80,9 +81,10 @@ def summarize_heads(measured: HeadMeasurements) -> dict[str, Any]:
 
     Returns:
         images, objects, windows, windows_left_out, windows_per_second; iou_bins (their edges); by_size {all, small,
-        medium, large: {objects, windows_per_bin, and for fc and conv: pearson, pearson_std (over the objects),
-        constant_scores (objects left out of these two because IoU or score never vary), score_mean, score_std,
-        box_iou_mean, box_iou_std (per bin)}}; feature_correlation and weight_correlation, see `describe_correlation`.
+        medium, large: {objects, windows_per_bin, pearson_fc_minus_conv {mean, standard_error} (over the objects that
+        have both), and for fc and conv: pearson, pearson_std (over the objects), constant_scores (objects left out of
+        these two because IoU or score never vary), score_mean, score_std, box_iou_mean, box_iou_std (per bin)}};
+        feature_correlation and weight_correlation, see `describe_correlation`.
     """
     pearson = {
         kind: pearson_by_object(measured.ious, scores, measured.object_index, num_objects=len(measured.areas))
@@ -110,7 +112,10 @@ def _summarize_objects(measured: HeadMeasurements, pearson: dict[str, np.ndarray
     """The numbers of the objects in a mask bool [G]."""
     windows = mask[measured.object_index]
     ious = measured.ious[windows]
-    summary: dict[str, Any] = {"objects": int(mask.sum())}
+    summary: dict[str, Any] = {
+        "objects": int(mask.sum()),
+        "pearson_fc_minus_conv": mean_and_error(pearson["fc"][mask] - pearson["conv"][mask]),
+    }
     for kind in KINDS:
         scores = bin_statistics(ious, measured.scores[kind][windows], bins=IOU_BINS)
         boxes = bin_statistics(ious, measured.box_ious[kind][windows], bins=IOU_BINS)
@@ -149,34 +154,37 @@ def _write(folder: Path, results: dict[str, Any], measured: HeadMeasurements) ->
 
 
 def format_heads(results: dict[str, Any]) -> str:
-    """A table of the correlations by size, one of the bins of IoU, and a line for each kind of correlation."""
+    """A table of the correlations by size, one of the bins of IoU, and one of the correlations between cells."""
+    left_out = results["windows_left_out"]
     lines = [
         f"{results['objects']} objects in {results['images']} images, {results['windows']} windows, "
         f"{results['windows_per_second']} windows/s",
-        f"{'Pearson IoU ~ score':<22}{'objects':>9}{'fc':>9}{'conv':>9}{'constant fc':>13}{'constant conv':>15}",
+        f"left out: {left_out['outside']} windows outside the image, {left_out['nearer_another']} on another object",
+        _row("score ~ IoU, Pearson", "objects", "fc", "conv", "fc - conv", "std. error", "constant fc", "conv"),
     ]
     for name, row in results["by_size"].items():
-        constant = f"{row['fc']['constant_scores']:>13}{row['conv']['constant_scores']:>15}"
-        lines.append(f"{name:<22}{row['objects']:>9}{_numbers(row, 'pearson')}{constant}")
-    lines.append(f"{'IoU of the window':<22}{'windows':>9}{'score fc':>9}{'conv':>9}{'box IoU fc':>13}{'conv':>15}")
+        difference = (_number(row["pearson_fc_minus_conv"][key]) for key in ("mean", "standard_error"))
+        constant = (row[kind]["constant_scores"] for kind in KINDS)
+        lines.append(_row(name, row["objects"], *_both(row, "pearson"), *difference, *constant))
+    lines.append(_row("IoU of the window", "windows", "score fc", "conv", "box IoU fc", "conv"))
     everything, edges = results["by_size"]["all"], results["iou_bins"]
     for index, count in enumerate(everything["windows_per_bin"]):
-        row = {kind: {name: values[index] for name, values in _per_bin(everything[kind])} for kind in KINDS}
-        boxes = f"{_number(row['fc']['box_iou_mean']):>13}{_number(row['conv']['box_iou_mean']):>15}"
-        label = f"{edges[index]:.2f} to {edges[index + 1]:.2f}"
-        lines.append(f"{label:<22}{count:>9}{_numbers(row, 'score_mean')}{boxes}")
-    for name, text in (("feature_correlation", "cells of the features"), ("weight_correlation", "places of weights")):
-        lines.append(f"{text:<22}{'all pairs':>9}{_numbers(results[name], 'all_pairs')}")
-        lines.append(f"{'':<21}{'neighbours':>10}{_numbers(results[name], 'neighbours')}")
+        means = [_number(everything[kind][key][index]) for key in ("score_mean", "box_iou_mean") for kind in KINDS]
+        lines.append(_row(f"{edges[index]:.2f} to {edges[index + 1]:.2f}", count, *means))
+    lines.append(_row("between cells, Pearson", "", "fc", "conv"))
+    for name in ("feature", "weight"):
+        for key in ("all_pairs", "neighbours"):
+            label = f"{name}s, {key.replace('_', ' ')}"
+            lines.append(_row(label, "", *_both(results[f"{name}_correlation"], key)))
     return "\n".join(lines)
 
 
-def _per_bin(summary: dict[str, Any]) -> list[tuple[str, list[float | None]]]:
-    return [(name, values) for name, values in summary.items() if isinstance(values, list)]
+def _row(label: str, count: object, *cells: object) -> str:
+    return f"{label:<24}{count:>8}" + "".join(f"{cell:>12}" for cell in cells)
 
 
-def _numbers(row: dict[str, Any], key: str) -> str:
-    return "".join(f"{_number(row[kind][key]):>9}" for kind in KINDS)
+def _both(row: dict[str, Any], key: str) -> tuple[str, ...]:
+    return tuple(_number(row[kind][key]) for kind in KINDS)
 
 
 def _number(value: float | None) -> str:

@@ -24,7 +24,7 @@ from dh_keras.weights import load_weights
 
 CELLS = ROI_OUTPUT_SIZE**2
 # RoIs that go through the heads together; their feature maps should fit into the processor's cache.
-_CHUNK = 512
+_CHUNK = 256
 
 
 class HeadProbe:

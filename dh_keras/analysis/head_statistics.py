@@ -128,3 +128,10 @@ def finite_mean(values: np.ndarray) -> float | None:
     """Mean of the values that are not NaN; None where there is none."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else None
+
+
+def mean_and_error(values: np.ndarray) -> dict[str, float | None]:
+    """The "mean" of the values that are not NaN and its "standard_error"; None where there are too few for it."""
+    finite = values[np.isfinite(values)]
+    error = float(finite.std(ddof=1) / np.sqrt(len(finite))) if len(finite) > 1 else None
+    return {"mean": finite_mean(values), "standard_error": error}

@@ -150,6 +150,8 @@ def test_summary_of_a_case_made_by_hand():
     assert everything["conv"]["pearson"] == pytest.approx(0.0, abs=1e-6)
     assert everything["conv"]["pearson_std"] == pytest.approx(1.0)
     assert medium["fc"]["pearson"] is None
+    difference = everything["pearson_fc_minus_conv"]
+    assert difference == {"mean": pytest.approx(0.0, abs=1e-6), "standard_error": pytest.approx(2.0)}
     assert medium["fc"]["score_mean"] == [None] * 20
     assert everything["windows_per_bin"] == [0, 0, 4, *[0] * 7, 2, *[0] * 7, 2, 0]
     assert everything["fc"]["score_mean"][2] == pytest.approx((0.2 + 0.9 + 0.3 + 0.3) / 4)
@@ -168,7 +170,7 @@ def test_the_script_writes_figures_and_numbers_and_replaces_only_its_own(runs, g
         (folder / name).write_text("old")
     run(model, "--annotations", given["annotations"], "--images", given["images"], "--limit", 2)
     shown = capsys.readouterr().out
-    assert "Pearson IoU ~ score" in shown
+    assert "score ~ IoU, Pearson" in shown
     assert f"written: {folder}" in shown
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(["heads.json", "mine.txt", *(f"{name}.png" for name in FIGURES)])

@@ -9,6 +9,7 @@ from dh_keras.analysis.head_statistics import (
     cell_correlations,
     describe_correlation,
     finite_mean,
+    mean_and_error,
     pearson_by_object,
     size_masks,
 )
@@ -93,3 +94,9 @@ def test_pairs_and_neighbours_of_a_map_of_four_cells():
 def test_nothing_has_no_mean():
     assert finite_mean(np.array([np.nan])) is None
     assert finite_mean(np.array([np.nan, 2.0, 4.0])) == 3.0
+
+
+def test_mean_and_its_error():
+    assert mean_and_error(np.array([1.0, np.nan, 3.0])) == {"mean": 2.0, "standard_error": pytest.approx(1.0)}
+    assert mean_and_error(np.array([5.0, np.nan])) == {"mean": 5.0, "standard_error": None}
+    assert mean_and_error(np.array([])) == {"mean": None, "standard_error": None}
