@@ -7,9 +7,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from reference import ROOT, command_reference, config_reference
+from reference import ROOT, command_reference, config_reference, findings_reference
 
-GENERATED = {"<!-- config reference -->": config_reference, "<!-- command reference -->": command_reference}
+GENERATED = {
+    "<!-- config reference -->": config_reference,
+    "<!-- command reference -->": command_reference,
+    "<!-- data findings -->": findings_reference,
+}
 NOTEBOOK = "<!-- notebook -->"
 
 

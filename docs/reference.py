@@ -1,4 +1,4 @@
-"""Reference pages from the code itself: config keys from their docstrings, commands from their parsers."""
+"""Reference pages from the code itself: config keys, commands, what the inspection of data can find."""
 
 import argparse
 import dataclasses
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dh_keras.analysis.data_doctor.findings import KINDS
 from dh_keras.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,3 +133,12 @@ def option_row(action: argparse.Action) -> str:
     help_text = (action.help or "") % {"default": default, "prog": "", "metavar": action.metavar}
     required = "required; " if action.required else ""
     return f"| `{flag}` | {shown} | {required}{as_cell(help_text)} |"
+
+
+# ------------------------------------------------------------------------------------------------- data doctor
+
+
+def findings_reference() -> str:
+    """Markdown: a table of what the inspection of data can find."""
+    rows = [f"| {kind.severity} | {as_cell(kind.title)} | {as_cell(kind.advice)} |" for kind in KINDS.values()]
+    return "\n".join(["| | what | what to do |", "|---|---|---|", *rows])
