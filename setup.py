@@ -22,6 +22,7 @@ setup(
         "omegaconf>=2.3,<2.5",
         "Pillow>=11,<14",
         "tqdm>=4.66,<5",
+        "psutil>=5.9,<8",
         "h5py>=3.11,<4",
         "matplotlib>=3.9,<4",
         "Jinja2>=3.1,<4",

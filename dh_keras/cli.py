@@ -74,7 +74,7 @@ def run_script(
     # TensorFlow reports the lack of a GPU as an error; on a machine without one that is no news.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidiactl").exists() else "3")
     from dh_keras import require_tensorflow_backend
-    from dh_keras.errors import UserError
+    from dh_keras.errors import Interrupted, UserError
 
     try:
         require_tensorflow_backend()
@@ -85,6 +85,9 @@ def run_script(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.status)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)

@@ -305,6 +305,10 @@ class TrainConfig:
             layers. Weights, boxes and losses are float32 in each.
         recompute: compute the heads a second time for the gradients, which takes longer and needs less memory.
         evaluate_every: epochs between evaluations on the validation images.
+        checkpoint_every: steps between checkpoints, so many are lost at most when training is killed; 0 writes them at
+            the end of an epoch only.
+        sanity_images: validation images that are evaluated before the first step, so that what fails there fails at
+            once; 0 for none.
         pictures: validation images drawn into the run folder.
         seed: of the initial weights, the shuffling and the sampling.
     """
@@ -323,6 +327,8 @@ class TrainConfig:
     precision: str = "float32"
     recompute: bool = False
     evaluate_every: int = 1
+    checkpoint_every: int = 1000
+    sanity_images: int = 2
     pictures: int = 8
     seed: int = 0
 
@@ -502,6 +508,8 @@ _NOT_NEGATIVE = [
     "train.warmup_steps",
     "train.l2",
     "train.clip_norm",
+    "train.checkpoint_every",
+    "train.sanity_images",
     "train.pictures",
     "train.seed",
 ]

@@ -19,3 +19,20 @@ class ServerError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on; the last good checkpoint is untouched."""
+
+
+class WriteError(UserError):
+    """A file that the disk does not take; what was there before is untouched."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has saved everything that is needed to go on.
+
+    Args:
+        message: one line that says where it stopped and how to go on.
+        status: exit status, 128 + the number of the signal.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status

@@ -342,7 +342,7 @@ class DoubleHeadRCNN(keras.Model):
     # ------------------------------------------------------------------------------------------------ steps
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Forward, losses, gradients, update; returns the epoch's running mean of each loss."""
+        """Forward, losses, gradients, update; returns the losses of this step."""
         with tf.control_dependencies([batch["image_ids"]]):
             batch_ready_at = tf.timestamp()  # what came before in this step was waiting for data
         variables = self.trainable_variables
@@ -354,12 +354,14 @@ class DoubleHeadRCNN(keras.Model):
         gradients = tape.gradient(objective, variables)
         gradients = self._require_finite(gradients, losses, batch["image_ids"])
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return self._log({**losses, "total_loss": total}) | _for_reduction({"batch_ready_at": batch_ready_at})
+        return _for_reduction({**losses, "total_loss": total, "batch_ready_at": batch_ready_at})
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Losses with inference behaviour of every norm; returns their running means."""
         losses = self.compute_losses(batch, training=False)
-        return self._log({**losses, "total_loss": self.weighted_total(losses)})
+        for name, loss in {**losses, "total_loss": self.weighted_total(losses)}.items():
+            self.loss_metrics[name].update_state(loss)
+        return _for_reduction({name: metric.result() for name, metric in self.loss_metrics.items()})
 
     def _require_finite(
         self, gradients: Sequence[tf.Tensor | None], losses: dict[str, tf.Tensor], image_ids: tf.Tensor
@@ -383,14 +385,9 @@ class DoubleHeadRCNN(keras.Model):
         with tf.control_dependencies([tf.debugging.Assert(finite, [message], summarize=1)]):
             return [None if g is None else tf.identity(g) for g in gradients]
 
-    def _log(self, losses: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        for name, loss in losses.items():
-            self.loss_metrics[name].update_state(loss)
-        return _for_reduction({name: metric.result() for name, metric in self.loss_metrics.items()})
-
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Metrics that are reset at the start of every epoch."""
+        """Mean losses of an evaluation, reset at its start."""
         return list(self.loss_metrics.values())
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

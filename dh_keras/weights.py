@@ -4,9 +4,8 @@ A weights file is a Keras `.weights.h5` file of the model alone, without its opt
 """
 
 import contextlib
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,11 @@ import h5py
 from dh_keras.data.coco import Category
 from dh_keras.data.images import one_line
 from dh_keras.errors import DataError
+from dh_keras.files import replace_atomically
 from dh_keras.model import DoubleHeadRCNN
 from dh_keras.run_folder import CLASSES_FILE, is_run_folder, open_run, read_classes
 
 PREDICTOR_NAMES = ("class_predictor", "box_predictor")
-
-
-def replace_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file beside `path`, then move it there; a failure leaves what was there before."""
-    # Keras insists on the ending .weights.h5, so the marker goes in front.
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -7,14 +7,16 @@ from pathlib import Path
 from dh_keras.cli import make_parser, run_script
 from dh_keras.config import DEFAULT_CONFIG, load_config
 from dh_keras.errors import ConfigError
-from dh_keras.run_folder import next_free_run
+from dh_keras.run_folder import CONFIG_FILE, next_free_run, open_run
 
 DATA_ARGUMENTS = ("train_annotations", "train_images", "val_annotations", "val_images")
 
 
 def parse() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="YAML file")
+    parser.add_argument(
+        "--config", type=Path, help=f"YAML file (default: {DEFAULT_CONFIG.name}, or the run's own with --resume)"
+    )
     for name in DATA_ARGUMENTS:
         kind = "COCO JSON file" if name.endswith("annotations") else "folder of photographs"
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="PATH", help=kind)
@@ -36,9 +38,11 @@ def main(args: argparse.Namespace) -> None:
     given = [f"data.{name}={getattr(args, name)}" for name in DATA_ARGUMENTS if getattr(args, name)]
     if args.tfrecords:
         given.append(f"data.train_tfrecords={json.dumps(args.tfrecords)}")  # quoted, as * means something in YAML
-    config = load_config(args.config, [*given, *args.overrides])
-    output = args.output or next_free_run("runs", args.config.stem)
-    print(f"config: {args.config}{' with ' + ' '.join([*given, *args.overrides]) if given or args.overrides else ''}")
+    changes = [*given, *args.overrides]
+    path = args.config or (open_run(args.output).path / CONFIG_FILE if args.resume else DEFAULT_CONFIG)
+    config = load_config(path, changes)
+    output = args.output or next_free_run("runs", path.stem)
+    print(f"config: {path}{' with ' + ' '.join(changes) if changes else ''}")
     print(f"run folder: {output}")
     from dh_keras.training.loop import train  # after the arguments are known to be good: TensorFlow takes seconds
 

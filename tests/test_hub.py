@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from dh_keras.benchmark.flops import stage_gflop
 from dh_keras.builder import build_detector
 from dh_keras.config import BackboneConfig, load_config
 from dh_keras.errors import ConfigError
+from dh_keras.flops import stage_gflop
 from dh_keras.hub import load_hub_weights, make_hub_backbone, pyramid_backbones, resolve_backbone
 from dh_keras.inference import inference_copy
 from dh_keras.layers.hub_backbone import HubBackbone, cut_network, make_hub_model

@@ -64,6 +64,7 @@ def test_there_are_files_to_look_at():
 def test_constants_and_errors_import_nothing_of_the_package():
     assert_imports_only("constants")
     assert_imports_only("errors")
+    assert_imports_only("files", "errors")
 
 
 def test_ops_import_only_constants():
@@ -88,7 +89,20 @@ def test_data_never_imports_model_or_training():
 
 
 def test_nobody_below_training_imports_training():
-    for part in ("builder", "model", "evaluation", "export", "detector", "visualize", "data", "layers", "ops", *STAGES):
+    for part in (
+        "builder",
+        "model",
+        "evaluation",
+        "export",
+        "detector",
+        "visualize",
+        "files",
+        "flops",
+        "data",
+        "layers",
+        "ops",
+        *STAGES,
+    ):
         for path in files_of(part):
             assert not [name for name in imported_names(path) if name.startswith("dh_keras.training")], path
 
@@ -102,6 +116,7 @@ def test_nothing_imports_the_benchmark_and_it_trains_nothing():
         "constants",
         "detections",
         "errors",
+        "flops",
         "layers",
         "model",
         "proposals",

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 
 from dh_keras.benchmark import report
-from dh_keras.benchmark.flops import stage_gflop
 from dh_keras.benchmark.machine import describe_machine, gemm_gflops, peak_rss_mb
 from dh_keras.benchmark.peer import measure_peer
 from dh_keras.benchmark.stages import best_scores, measure
 from dh_keras.benchmark.workload import build_model, make_batch, threshold_for
 from dh_keras.config import ModelConfig
 from dh_keras.errors import ConfigError
+from dh_keras.flops import stage_gflop
 
 COCO_CLASSES = 80
 

@@ -1,37 +1,42 @@
 """One training run, from a config to a run folder."""
 
-import re
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from dh_keras.builder import build_detector
 from dh_keras.config import Config
 from dh_keras.data.balance import epoch_images
-from dh_keras.data.coco import find_bad_image
 from dh_keras.data.dataset import CocoDataset
-from dh_keras.data.pipeline import image_dataset, plan_batches, steps_per_epoch, train_dataset
+from dh_keras.data.pipeline import plan_batches, steps_per_epoch, train_dataset
 from dh_keras.data.splits import load_splits
 from dh_keras.detector import Detector
-from dh_keras.errors import DataError, TrainingError
+from dh_keras.errors import TrainingError, WriteError
 from dh_keras.evaluation import check_ground_truth, evaluate_detections, format_table
+from dh_keras.files import require_writable
 from dh_keras.hub import resolve_backbone
-from dh_keras.model import NON_FINITE, DoubleHeadRCNN
+from dh_keras.model import DoubleHeadRCNN
 from dh_keras.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, create_run, open_run
-from dh_keras.training.callbacks import ProgressBar, RunRecorder
+from dh_keras.training.callbacks import RunRecorder, StepCounter
+from dh_keras.training.fitting import fit
+from dh_keras.training.model_table import format_model_table
 from dh_keras.training.optimizer import RecipeSGD
+from dh_keras.training.pictures import write_pictures
+from dh_keras.training.progress import Progress, ProgressBar
+from dh_keras.training.resume import check_classes, check_config, cut_back, plan_fingerprint, restore, resume_command
+from dh_keras.training.sanity import check_evaluation
 from dh_keras.training.schedule import Length, make_schedule, training_length
-from dh_keras.training.state import load_state
+from dh_keras.training.signals import StopRequest
+from dh_keras.training.state import save_state
 from dh_keras.training.strategy import is_chief, make_strategy, worker_shard
-from dh_keras.visualize import class_colors, draw_boxes, draw_detections, side_by_side
 from dh_keras.weights import initialize_weights, load_weights
 
-# Detections in the run folder's pictures score more than this.
-PICTURE_SCORE = 0.5
+# State, the one it replaces, the best and the last weights with theirs: together at most this many times the state.
+COPIES_OF_STATE = 4
 
 
 class TrainingData(NamedTuple):
@@ -51,47 +56,88 @@ class TrainingData(NamedTuple):
 
 
 def train(
-    config: Config, *, output: str | Path, strategy: str = "none", resume: bool = False, init: str | Path | None = None
+    config: Config | None,
+    *,
+    output: str | Path,
+    strategy: str = "none",
+    resume: bool = False,
+    init: str | Path | None = None,
 ) -> RunFolder:
     """Train a detector.
 
+    SIGTERM or Ctrl-C ends training after the running step, with everything saved that `resume` needs.
+
     Args:
-        config: validated; paths to data may be null for the generated shapes dataset.
+        config: validated; paths to data may be null for the generated shapes dataset. With resume it may differ from
+            the run's own in the keys of `resume.MAY_CHANGE` only, and None takes the run's.
         output: the run folder; must be new or empty, unless resume.
         strategy: see `make_strategy`.
-        resume: go on from the run folder's state, with its own config and classes.
+        resume: go on from the run folder's state, to the same weights and losses as if it had not stopped.
         init: run folder or weights file to start from.
 
     Returns:
         The run folder, with weights, metrics and pictures in it.
 
     Raises:
-        DataError, ConfigError, TrainingError: one line that says what to change.
+        DataError, ConfigError, TrainingError, WriteError: one line that says what to change.
+        Interrupted: when a signal ended training and everything is saved.
     """
     if resume:
-        config = open_run(output).config
+        run = open_run(output)
+        config = config or run.config
     config.model.backbone = resolve_backbone(config.model.backbone)
+    if resume:
+        check_config(config, run)
     distribution = make_strategy(strategy)
     data = load_training_data(config)
+    if resume:
+        check_classes(data.train.categories, run, data.train.annotations_path)
     with distribution.scope():
         model = _build(config, data, distribution, pretrained=not resume and init is None)
         if init is not None and not resume:
             _report_init(initialize_weights(model, init, data.train.categories), init)
-    chief = is_chief(distribution)
-    progress = {"epoch": 0, "best_ap": None}
-    if resume:
-        run = open_run(output)
-        progress = load_state(model, run.path / STATE_FILE)
-        done = f"{progress['epoch']} of {data.length.epochs} epochs"
-        print(f"resumed {run.path}: {done} done, best AP {progress['best_ap']}")
-    elif chief:
-        run = create_run(output, config, data.train.categories)
-    else:
-        run = RunFolder(Path(output), config, data.train.categories)
-    _fit(model, config, data, run, distribution, progress)
-    if chief:
-        _finish(model, data, run)
+    run = RunFolder(Path(output), config, tuple(data.train.categories))
+    progress = _resume(model, data, run) if resume else _begin(model, data, run, is_chief(distribution))
+    if progress.recorded_step == data.length.steps and (run.path / PICTURES_DIR).is_dir():
+        print(f"{run.path}: has finished all its {data.length.steps} steps; nothing to go on with")
+        return run
+    print(format_model_table(model, config))
+    detector = Detector.from_model(model, run.categories, min_size=config.data.min_size, max_size=config.data.max_size)
+    if is_chief(distribution) and data.val is not None and config.train.sanity_images:
+        limit = config.model.max_detections
+        check_evaluation(detector, data.val, count=config.train.sanity_images, max_detections=limit)
+    try:
+        _fit(model, detector, data, run, distribution, progress)
+        if is_chief(distribution):
+            _finish(model, detector, data, run)
+    except WriteError as error:
+        raise WriteError(f"{error}, then go on with: {resume_command(run)}") from error
     return run
+
+
+def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, chief: bool) -> Progress:
+    """Make the run folder, with a state from which a run that is killed at once can be resumed."""
+    progress = Progress(plan=plan_fingerprint(data.train, data.plan))
+    if chief:
+        create_run(run.path, run.config, run.categories)
+        state_bytes = 4 * sum(variable.shape.num_elements() for variable in _saved_variables(model))
+        require_writable(run.path, COPIES_OF_STATE * state_bytes)
+        save_state(model, progress.as_dict(), run.path / STATE_FILE)
+    return progress
+
+
+def _saved_variables(model: DoubleHeadRCNN) -> list:
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _resume(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder) -> Progress:
+    require_writable(run.path, 0)
+    progress = restore(model, run, data.length, plan_fingerprint(data.train, data.plan))
+    print(
+        f"resumed {run.path}: {progress.step} of {data.length.steps} steps done, {progress.recorded_step} of them "
+        f"evaluated, best AP {progress.best_ap}"
+    )
+    return progress
 
 
 def load_training_data(config: Config) -> TrainingData:
@@ -136,6 +182,8 @@ def _build(
         recompute_heads=settings.recompute,
     )
     optimizer = RecipeSGD(schedule, momentum=settings.momentum, l2=settings.l2, clip_norm=settings.clip_norm or None)
+    if settings.precision == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
+        print("note: train.precision mixed_float16 has no fast kernels on a CPU; float32 is quicker here")
     model.compile(optimizer=optimizer, jit_compile=False)
     model.optimizer.build(model.trainable_variables)  # mixed_float16 wraps it
     print(f"model: {config.model.variant}, {model.count_params():,} parameters, {data.train.num_classes} classes")
@@ -150,111 +198,71 @@ def _report_init(skipped: Sequence[str], init: str | Path) -> None:
 
 def _fit(
     model: DoubleHeadRCNN,
-    config: Config,
+    detector: Detector,
     data: TrainingData,
     run: RunFolder,
     distribution: tf.distribute.Strategy,
-    progress: dict,
+    progress: Progress,
 ) -> None:
+    """Train from where progress says; leave with `Interrupted` when a signal came."""
     chief, shard = is_chief(distribution), worker_shard(distribution)
-    bar = ProgressBar(batch_size=config.data.batch_size, epochs=data.length.epochs, show=chief)
-    callbacks: list = [bar]
-    if chief:
-        callbacks.append(
-            RunRecorder(
-                run=run,
-                progress_bar=bar,
-                evaluate=_evaluator(model, config, data),
-                evaluate_every=config.train.evaluate_every,
-                epochs=data.length.epochs,
-                best_ap=progress["best_ap"],
-            )
-        )
-    for first, last, steps in _stretches(progress["epoch"], data.length):
-        start = first * data.length.steps_per_epoch
+    bar = ProgressBar(progress=progress, batch_size=run.config.data.batch_size, length=data.length, show=chief)
 
-        def make_dataset(context: tf.distribute.InputContext | None = None, start: int = start) -> tf.data.Dataset:
+    def make_batches(start_step: int) -> tf.data.Dataset:
+        def make_dataset(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
             return train_dataset(
-                data.train, config.data, plan=data.plan, seed=config.train.seed, start_step=start, shard=shard
+                data.train, run.config.data, plan=data.plan, seed=model.seed, start_step=start_step, shard=shard
             )
 
-        batches = make_dataset()
-        if shard[1] > 1:
-            batches = distribution.distribute_datasets_from_function(make_dataset)
-        try:
-            model.fit(
-                batches,
-                epochs=last,
-                initial_epoch=first,
-                steps_per_epoch=steps,
-                callbacks=callbacks,
-                shuffle=False,  # the plan is shuffled
-                verbose=0,
+        return distribution.distribute_datasets_from_function(make_dataset) if shard[1] > 1 else make_dataset()
+
+    with StopRequest(lambda: progress.step, resume_command(run)) as stop:
+        callbacks: list = [StepCounter(progress=progress, stop=stop), bar]
+        if chief:
+            cut_back(run, progress)
+            evaluate = functools.partial(evaluate_split, detector, data.val, run.config, on_images=stop.leave_if_asked)
+            recorder = RunRecorder(
+                run=run,
+                progress=progress,
+                length=data.length,
+                progress_bar=bar,
+                evaluate=evaluate if data.val is not None else None,
+                evaluate_every=run.config.train.evaluate_every,
+                checkpoint_every=run.config.train.checkpoint_every,
             )
-        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-            raise _explain(error, data) from error
+            callbacks.append(recorder)
+            if progress.is_at_end_of_epoch(data.length):
+                recorder.set_model(model)
+                recorder.record_epoch()
+        fit(
+            model,
+            make_batches,
+            step=progress.step,
+            length=data.length,
+            callbacks=callbacks,
+            dataset=data.train,
+            plan=data.plan,
+        )
+        stop.leave_if_asked()
 
 
-def _stretches(first_epoch: int, length: Length) -> list[tuple[int, int, int]]:
-    """(first epoch, last epoch, steps per epoch) of the whole epochs, then of a shorter last one, if there is one."""
-    whole, rest = divmod(length.steps, length.steps_per_epoch)
-    stretches = [(first_epoch, whole, length.steps_per_epoch), (max(first_epoch, whole), length.epochs, rest)]
-    return [(first, last, steps) for first, last, steps in stretches if first < last and steps]
+def evaluate_split(
+    detector: Detector, dataset: CocoDataset, config: Config, *, on_images: Callable[[int], object] | None = None
+) -> dict[str, object]:
+    """COCO metrics of a split; on_images is called with the number of images done."""
+    found = detector.detect_dataset(dataset, batch_size=config.data.batch_size, on_images=on_images)
+    return evaluate_detections(dataset, found["detections"], max_detections=config.model.max_detections)
 
 
-def _explain(error: tf.errors.OpError, data: TrainingData) -> Exception:
-    """Turn what TensorFlow reports about a step into one line: a non-finite loss, or the image it could not read."""
-    non_finite = re.search(rf"{NON_FINITE} .*?image ids \[[\d ]*\]", str(error.message))
-    if non_finite:
-        advice = "lower train.lr, lengthen train.warmup_steps or check the boxes of these images"
-        return TrainingError(f"{non_finite.group()}; {advice}")
-    bad = find_bad_image(data.train, np.unique(data.plan))
-    return DataError(bad) if bad else error
-
-
-def _evaluator(model: DoubleHeadRCNN, config: Config, data: TrainingData):
-    if data.val is None:
-        return None
-    detector = Detector.from_model(
-        model, data.train.categories, min_size=config.data.min_size, max_size=config.data.max_size
-    )
-
-    def evaluate() -> dict:
-        detections = detector.detect_dataset(data.val, batch_size=config.data.batch_size)["detections"]
-        return evaluate_detections(data.val, detections, max_detections=config.model.max_detections)
-
-    return evaluate
-
-
-def _finish(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder) -> None:
+def _finish(model: DoubleHeadRCNN, detector: Detector, data: TrainingData, run: RunFolder) -> None:
     """The last words: the table of the best weights, the pictures, where everything is, what to type next."""
     load_weights(model, run.weights)
     config = run.config
     if data.val is not None:
         print(f"\n{run.weights.name} on {data.val.annotations_path}:")
-        print(format_table(_evaluator(model, config, data)()))
-    detector = Detector.from_model(model, run.categories, min_size=config.data.min_size, max_size=config.data.max_size)
+        print(format_table(evaluate_split(detector, data.val, config)))
     pictured = data.val if data.val is not None else data.train
     folder = write_pictures(detector, pictured, run.path / PICTURES_DIR, count=config.train.pictures)
     print(f"\nwritten: {run.path} (weights {run.weights.name}, metrics.csv, tensorboard/; pictures in {folder})")
     photographs = "PHOTO.jpg" if config.data.train_tfrecords and data.val is None else Path(pictured.paths[0]).parent
     print(f"next: python scripts/predict.py {run.path} {photographs} --output predictions")
-
-
-def write_pictures(detector: Detector, dataset: CocoDataset, folder: Path, *, count: int) -> Path:
-    """Draw detections beside the ground truth for `count` images spread over the dataset, as PNG files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    colors = class_colors(dataset.num_classes)
-    names = dataset.class_names
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int))
-    for index, image in image_dataset(dataset, chosen).as_numpy_iterator():
-        result = detector(image)
-        classes = detector.class_indices(result)
-        drawn = draw_detections(image, result.boxes, result.scores, classes, names, PICTURE_SCORE)
-        truth = dataset.classes_of(index)
-        expected = draw_boxes(
-            image, dataset.boxes_of(index), [names[c] for c in truth], colors=[colors[c] for c in truth]
-        )
-        titles = (f"detections above {PICTURE_SCORE}", "ground truth")
-        Image.fromarray(side_by_side(drawn, expected, titles)).save(folder / f"{Path(dataset.paths[index]).stem}.png")
-    return folder

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from dh_keras.errors import TrainingError
+from dh_keras.files import replace_atomically
 from dh_keras.model import DoubleHeadRCNN
-from dh_keras.weights import replace_atomically
 
 PROGRESS_KEY = "progress"
 

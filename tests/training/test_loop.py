@@ -2,19 +2,25 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 
 import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
+from tensorflow.core.util.event_pb2 import Event
 
 from dh_keras.config import load_config
-from dh_keras.errors import DataError, TrainingError
+from dh_keras.errors import DataError, Interrupted, TrainingError
 from dh_keras.run_folder import create_run, next_free_run, open_run
-from dh_keras.training.callbacks import COLUMNS
-from dh_keras.training.loop import _stretches, train
+from dh_keras.training.callbacks import StepCounter
+from dh_keras.training.fitting import stretches
+from dh_keras.training.loop import train
+from dh_keras.training.metrics_table import COLUMNS
 from dh_keras.training.schedule import Length
 from dh_keras.training.strategy import make_strategy
 from dh_keras.weights import initialize_weights
@@ -60,23 +66,73 @@ def test_weights_files_hold_no_optimizer(tiny_run):
         assert any(name.startswith("optimizer/") for name in state.files)
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped(
-    tiny_run, tmp_path, tiny_overrides, shapes_arguments, short_training
+@pytest.fixture
+def signal_at(monkeypatch):
+    """Return a function after which this process gets a signal when training has done so many steps."""
+
+    def arrange(step, number):
+        count = StepCounter.on_train_batch_end
+
+        def count_and_send(self, batch, logs=None):
+            if self.progress.step + 1 == step:
+                os.kill(os.getpid(), number)
+            count(self, batch, logs)
+
+        monkeypatch.setattr(StepCounter, "on_train_batch_end", count_and_send)
+
+    return arrange
+
+
+TIMES = {"images_per_second", "data_wait"}
+
+
+def assert_equal_runs(ours, theirs):
+    """Weights, optimizer, progress, metrics and TensorBoard's losses agree to the last bit."""
+    with np.load(ours / "state.npz") as our_state, np.load(theirs / "state.npz") as their_state:
+        assert sorted(our_state.files) == sorted(their_state.files)
+        for name in their_state.files:
+            np.testing.assert_array_equal(our_state[name], their_state[name], err_msg=name)
+    for our_row, their_row in zip(rows_of(ours), rows_of(theirs), strict=True):
+        assert {k: v for k, v in our_row.items() if k not in TIMES} == {
+            k: v for k, v in their_row.items() if k not in TIMES
+        }
+    assert losses_of_events(ours) == losses_of_events(theirs)
+
+
+def losses_of_events(run):
+    """(step, tag, value) of every loss and AP in the event files, in their order."""
+    found = []
+    for path in sorted((run / "tensorboard").iterdir()):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = Event.FromString(record)
+            for value in event.summary.value:
+                if "loss" in value.tag or "AP" in value.tag:
+                    found.append((event.step, value.tag, float(tf.make_ndarray(value.tensor))))
+    return found
+
+
+@pytest.mark.parametrize(("step", "number", "status"), [(4, signal.SIGTERM, 143), (14, signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_resumed_run_is_identical(
+    tiny_run, tmp_path, tiny_overrides, shapes_arguments, short_training, signal_at, capsys, step, number, status
 ):
-    overrides = [*tiny_overrides, *shapes_arguments, *short_training]
-    half = tmp_path / "half"
-    train(load_config(overrides=[*overrides, "train.epochs=1"]), output=half)
-    # The interrupted run is one of two epochs that was stopped after the first.
-    shutil.copy(tiny_run / "config.yaml", half / "config.yaml")
-    train(load_config(), output=half, resume=True)
-    for ours, theirs in zip(rows_of(half), rows_of(tiny_run), strict=True):
-        for name in ("step", "epoch", "total_loss", "conv_box_loss", "lr", "AP"):
-            assert float(ours[name] or -1) == pytest.approx(float(theirs[name] or -1), rel=1e-3, abs=1e-4), name
-    with np.load(half / "state.npz") as ours, np.load(tiny_run / "state.npz") as theirs:
-        assert json.loads(str(ours["progress"]))["epoch"] == 2
-        for name in theirs.files:
-            if name.startswith("model/"):
-                np.testing.assert_allclose(ours[name], theirs[name], atol=1e-3)
+    config = load_config(overrides=[*tiny_overrides, *shapes_arguments, *short_training])
+    run = tmp_path / "run"
+    signal_at(step, number)
+    with pytest.raises(Interrupted) as stop:
+        train(config, output=run)
+    assert stop.value.status == status
+    name = signal.Signals(number).name
+    expected = f"stopped by {name} after step {step}; go on with: python scripts/train.py --resume --output {run}"
+    assert str(stop.value) == expected
+    with np.load(run / "state.npz") as state:
+        assert json.loads(str(state["progress"]))["step"] == step
+    train(None, output=run, resume=True)
+    assert f"resumed {run}: {step} of 14 steps done" in capsys.readouterr().out
+    assert_equal_runs(run, tiny_run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    train(None, output=run, resume=True)
+    assert f"{run}: has finished all its 14 steps" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_an_existing_folder_is_not_overwritten(tiny_run, tiny_overrides, shapes_arguments, short_training):
@@ -90,15 +146,15 @@ def test_an_existing_folder_is_not_overwritten(tiny_run, tiny_overrides, shapes_
 
 def test_resuming_needs_a_run_and_its_state(tmp_path, tiny_run):
     with pytest.raises(DataError, match="not a run folder"):
-        train(load_config(), output=tmp_path, resume=True)
+        train(None, output=tmp_path, resume=True)
     without = tmp_path / "without"
     shutil.copytree(tiny_run, without)
     (without / "state.npz").unlink()
     with pytest.raises(TrainingError, match=r"state\.npz: nothing to resume from"):
-        train(load_config(), output=without, resume=True)
+        train(None, output=without, resume=True)
     (without / "state.npz").write_bytes((tiny_run / "state.npz").read_bytes()[:1000])
     with pytest.raises(TrainingError, match=r"state\.npz: damaged state file"):
-        train(load_config(), output=without, resume=True)
+        train(None, output=without, resume=True)
 
 
 def test_fine_tuning_to_other_classes_skips_the_predictors_and_says_so(tiny_run, make_tiny_detector):
@@ -200,10 +256,16 @@ def test_steps_without_validation_images_write_the_last_weights_only(
 
 
 def test_a_shorter_last_epoch_is_a_stretch_of_its_own():
-    assert _stretches(0, Length(steps=25, epochs=3, steps_per_epoch=10)) == [(0, 2, 10), (2, 3, 5)]
-    assert _stretches(2, Length(steps=25, epochs=3, steps_per_epoch=10)) == [(2, 3, 5)]
-    assert _stretches(1, Length(steps=30, epochs=3, steps_per_epoch=10)) == [(1, 3, 10)]
-    assert _stretches(3, Length(steps=30, epochs=3, steps_per_epoch=10)) == []
+    length = Length(steps=25, epochs=3, steps_per_epoch=10)
+    assert stretches(0, length) == [(0, 2, 10, 0), (2, 3, 5, 20)]
+    assert stretches(3, length) == [(0, 1, 7, 3), (1, 2, 10, 10), (2, 3, 5, 20)]
+    assert stretches(20, length) == [(2, 3, 5, 20)]
+    assert stretches(23, length) == [(2, 3, 2, 23)]
+    assert stretches(25, length) == []
+    whole = Length(steps=30, epochs=3, steps_per_epoch=10)
+    assert stretches(10, whole) == [(1, 3, 10, 10)]
+    assert stretches(29, whole) == [(2, 3, 1, 29)]
+    assert stretches(4, Length(steps=7, epochs=1, steps_per_epoch=10)) == [(0, 1, 3, 4)]
 
 
 def test_mirrored_runs_on_the_cpu_and_says_so(capsys):

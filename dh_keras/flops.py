@@ -14,7 +14,7 @@ from dh_keras.config import RESNET, BackboneConfig, ConvHeadConfig, ModelConfig,
 from dh_keras.constants import CANONICAL_ROI_LEVEL, CANONICAL_ROI_SIZE, PYRAMID_LEVELS, ROI_LEVELS, ROI_OUTPUT_SIZE
 from dh_keras.errors import ConfigError
 from dh_keras.layers.resnet import BLOCKS_PER_STAGE, BOTTLENECK_EXPANSION
-from dh_keras.variants import VARIANTS
+from dh_keras.variants import VARIANTS, HeadSpec
 
 ROI_CELLS = ROI_OUTPUT_SIZE * ROI_OUTPUT_SIZE
 
@@ -43,9 +43,9 @@ def stage_gflop(
     Raises:
         ConfigError: for a backbone of KerasHub.
     """
-    if config.backbone.name != RESNET:
-        raise ConfigError(f"key model.backbone.name: operations are counted for {RESNET} only")
-    heads = head_multiply_adds(config, num_classes=num_classes)
+    heads: dict[str, int] = {}
+    for spec in VARIANTS[config.variant].heads:
+        heads[spec.kind] = heads.get(spec.kind, 0) + head_multiply_adds(spec, config, num_classes=num_classes)
     counts = {
         "backbone": batch * backbone_multiply_adds(config.backbone, height=height, width=width),
         "fpn": batch * fpn_multiply_adds(config, height=height, width=width),
@@ -60,7 +60,13 @@ def stage_gflop(
 
 
 def backbone_multiply_adds(config: BackboneConfig, *, height: int, width: int) -> int:
-    """Multiply-adds of the backbone for one image of height x width pixels."""
+    """Multiply-adds of the backbone for one image of height x width pixels.
+
+    Raises:
+        ConfigError: for a backbone of KerasHub.
+    """
+    if config.name != RESNET:
+        raise ConfigError(f"key model.backbone.name: operations are counted for {RESNET} only")
     bottleneck = config.depth > 18
     size = _half((height, width))
     total = _conv(size, kernel=7, inputs=3, outputs=config.width)
@@ -132,19 +138,14 @@ def roi_align_multiply_adds(rois: np.ndarray, *, kind: str, config: RoIConfig, g
     return int(ROI_CELLS * (samples + 1.0).prod(axis=1).sum())
 
 
-def head_multiply_adds(config: ModelConfig, *, num_classes: int) -> dict[str, int]:
-    """Multiply-adds per RoI of all heads of a kind, predictions included, by kind."""
-    totals: dict[str, int] = {}
-    for spec in VARIANTS[config.variant].heads:
-        predictions = spec.classes * (num_classes + 1) + spec.boxes * 4 * num_classes
-        if spec.kind == "fc":
-            hidden = config.fc_head.channels
-            count = ROI_CELLS * config.fpn.channels * hidden + hidden * hidden + hidden * predictions
-        else:
-            tower = conv_tower_multiply_adds(config.conv_head, inputs=config.fpn.channels)
-            count = tower + config.conv_head.channels * predictions
-        totals[spec.kind] = totals.get(spec.kind, 0) + count
-    return totals
+def head_multiply_adds(spec: HeadSpec, config: ModelConfig, *, num_classes: int) -> int:
+    """Multiply-adds per RoI of one head, predictions included."""
+    predictions = spec.classes * (num_classes + 1) + spec.boxes * 4 * num_classes
+    if spec.kind == "fc":
+        hidden = config.fc_head.channels
+        return ROI_CELLS * config.fpn.channels * hidden + hidden * hidden + hidden * predictions
+    tower = conv_tower_multiply_adds(config.conv_head, inputs=config.fpn.channels)
+    return tower + config.conv_head.channels * predictions
 
 
 def conv_tower_multiply_adds(config: ConvHeadConfig, *, inputs: int) -> int:

@@ -1,0 +1,95 @@
+"""The optimiser steps of a run, from any step to the last."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dh_keras.data.coco import find_bad_image
+from dh_keras.data.dataset import CocoDataset
+from dh_keras.errors import DataError, TrainingError
+from dh_keras.model import NON_FINITE, DoubleHeadRCNN
+from dh_keras.training.schedule import Length
+
+
+class Stretch(NamedTuple):
+    """Epochs that `fit` can do in one call, as they have equally many steps.
+
+    Args:
+        first_epoch: counted from 0.
+        last_epoch: the one after the last.
+        steps: per epoch.
+        start_step: steps before it.
+    """
+
+    first_epoch: int
+    last_epoch: int
+    steps: int
+    start_step: int
+
+
+def stretches(step: int, length: Length) -> list[Stretch]:
+    """What is left after `step` steps: the rest of an epoch, the whole epochs, a shorter last epoch."""
+    per_epoch = length.steps_per_epoch
+    found = []
+    while step < length.steps:
+        epoch, within = divmod(step, per_epoch)
+        whole = (length.steps - step) // per_epoch if within == 0 else 0
+        steps = per_epoch if whole else min(per_epoch - within, length.steps - step)
+        found.append(Stretch(epoch, epoch + max(whole, 1), steps, step))
+        step += steps * max(whole, 1)
+    return found
+
+
+def fit(
+    model: DoubleHeadRCNN,
+    make_batches: Callable[[int], tf.data.Dataset],
+    *,
+    step: int,
+    length: Length,
+    callbacks: Sequence[keras.callbacks.Callback],
+    dataset: CocoDataset,
+    plan: np.ndarray,
+) -> None:
+    """Train until the last step, or until a callback sets `model.stop_training`.
+
+    Args:
+        model: compiled.
+        make_batches: from a step to the batches from there on.
+        step: steps done.
+        length: of the run.
+        callbacks: Keras callbacks.
+        dataset, plan: name the image that cannot be read.
+
+    Raises:
+        TrainingError: when a loss is not finite.
+        DataError: naming an image that cannot be read.
+    """
+    for stretch in stretches(step, length):
+        try:
+            model.fit(
+                make_batches(stretch.start_step),
+                epochs=stretch.last_epoch,
+                initial_epoch=stretch.first_epoch,
+                steps_per_epoch=stretch.steps,
+                callbacks=list(callbacks),
+                shuffle=False,  # the plan is shuffled
+                verbose=0,
+            )
+        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+            raise _explain(error, dataset, plan) from error
+        if model.stop_training:
+            return
+
+
+def _explain(error: tf.errors.OpError, dataset: CocoDataset, plan: np.ndarray) -> Exception:
+    """Turn what TensorFlow reports about a step into one line: a non-finite loss, or the image it could not read."""
+    non_finite = re.search(rf"{NON_FINITE} .*?image ids \[[\d ]*\]", str(error.message))
+    if non_finite:
+        advice = "lower train.lr, lengthen train.warmup_steps or check the boxes of these images"
+        return TrainingError(f"{non_finite.group()}; {advice}")
+    bad = find_bad_image(dataset, np.unique(plan))
+    return DataError(bad) if bad else error
