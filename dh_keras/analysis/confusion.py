@@ -54,10 +54,14 @@ def draw_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], *
         kept = np.append(np.sort(np.argsort(-counts[:-1].sum(axis=1), kind="stable")[:MAX_DRAWN]), len(class_names))
         counts, shares, names = counts[np.ix_(kept, kept)], shares[np.ix_(kept, kept)], [names[k] for k in kept]
         title += f"; the {MAX_DRAWN} classes with the most boxes"
-    side = max(4.2, (0.62 if len(names) <= MAX_WRITTEN else 0.22) * len(names) + 1.8)
-    figure = new_figure(2 * side + 1.4, side + 0.6, title)
+    cells = (0.55 if len(names) <= MAX_WRITTEN else 0.2) * len(names)
+    room = 0.8 + 0.08 * max(map(len, names))  # for the names, in inches
+    figure = new_figure(2 * max(4.0, cells + room), max(4.0, cells + room) + 0.5, title)
     left, right = figure.subplots(1, 2)
-    _draw_matrix(left, np.log1p(counts), [[str(n) for n in row] for row in counts.tolist()], names)
+    shades = np.log1p(counts) / max(
+        float(np.log1p(counts).max()), 1e-9
+    )  # a rare confusion is seen beside a large count
+    _draw_matrix(left, shades, [[str(n) for n in row] for row in counts.tolist()], names)
     left.set_title("counts", fontsize=10, loc="left")
     _draw_matrix(right, shares, [[f"{share:.2f}" for share in row] for row in shares.tolist()], names)
     right.set_title("share of the row", fontsize=10, loc="left")
@@ -68,7 +72,7 @@ def _draw_matrix(axes: Axes, shades: np.ndarray, texts: list[list[str]], names: 
     count = len(names)
     shown = np.ma.array(shades, mask=np.zeros_like(shades, bool))
     shown[-1, -1] = np.ma.masked  # how much nothing was found where nothing is has no number
-    axes.imshow(shown, cmap="Blues", vmin=0, vmax=max(float(shown.max()), 1e-9))
+    axes.imshow(shown, aspect="auto", cmap="Blues", vmin=0, vmax=1)
     small = count > MAX_WRITTEN
     axes.set_xticks(range(count), names, rotation=90 if small or count > 6 else 30, ha="center" if small else "right")
     axes.set_yticks(range(count), names)
@@ -80,9 +84,8 @@ def _draw_matrix(axes: Axes, shades: np.ndarray, texts: list[list[str]], names: 
     axes.axvline(count - 1.5, color="0.5", linewidth=0.8)
     if small:
         return
-    dark = 0.6 * float(shown.max())
     for row in range(count):
         for column in range(count):
             if (row, column) != (count - 1, count - 1):
-                ink = "white" if shades[row, column] > dark else "black"
+                ink = "white" if shades[row, column] > 0.6 else "black"
                 axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=9, color=ink)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dh_keras.analysis.figures import replace_file
 from dh_keras.analysis.matches import ImageMatches
 from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.pipeline import image_dataset
 from dh_keras.visualize import Colour, draw_boxes, side_by_side
 
 COUNT = 6
@@ -59,8 +60,6 @@ def write_ranked(
         matches: one entry per image.
         score: what the predictions scored more than, for the title.
     """
-    from dh_keras.data.pipeline import image_dataset  # TensorFlow is needed for pixels only
-
     folder.mkdir(exist_ok=True)
     place = {index: number for number, index in enumerate(indices, start=1)}
     for index, image in image_dataset(dataset, np.array(indices, np.int64)).as_numpy_iterator():

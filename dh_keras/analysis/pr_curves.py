@@ -63,7 +63,8 @@ def draw_pr_curves(
         metrics: what `evaluate_detections` returned, for the AP in the legends.
         class_names: K names.
     """
-    figure = new_figure(12, 5.4, "Precision and recall by class (validation images)")
+    beside = sum(curve is not None for curve in curves[0.5]) > MAX_COLOURED // 2  # the legend covers too much inside
+    figure = new_figure(15 if beside else 12, 5.4, "Precision and recall by class (validation images)")
     for axes, (iou, of_classes) in zip(figure.subplots(1, 2), curves.items(), strict=True):
         key = f"AP{round(iou * 100)}"
         _draw_panel(axes, of_classes, [metrics["per_class"][name][key] for name in class_names], class_names)
@@ -71,6 +72,8 @@ def draw_pr_curves(
         style_panel(axes, title=f"IoU at least {iou}: mean {key} {mean}", x="recall", y="precision")
         axes.set_xlim(-0.01, 1.01)
         axes.set_ylim(-0.02, 1.03)
+        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {"loc": "lower left"}
+        axes.legend(fontsize=8, framealpha=0.85, **place)
     save_figure(figure, path)
 
 
@@ -94,7 +97,6 @@ def _draw_panel(
     axes.plot([], [], "o", color="0.3", markersize=5, label="best F1")
     if len(drawn) > len(coloured):
         axes.plot([], [], color=GREY, linewidth=0.8, label=f"{len(drawn) - len(coloured)} classes between")
-    axes.legend(fontsize=8, loc="lower left", framealpha=0.85)
 
 
 def _as_integrated(curve: Curve) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,11 @@ import pytest
 
 from dh_keras.analysis.confusion import confusion_counts, draw_confusion, normalise_rows
 from dh_keras.analysis.matches import ClassMatches, ImageMatches, match_classes, match_images
-from dh_keras.analysis.pictures import rank_images
+from dh_keras.analysis.pictures import CONFUSED, FALSE, FOUND, MISSED, draw_comparison, rank_images, write_ranked
 from dh_keras.analysis.pr_curves import class_rows, draw_pr_curves, precision_recall
 from dh_keras.data.coco import load_coco
 from dh_keras.evaluation import ImageDetections, evaluate_detections
+from dh_keras.visualize import side_by_side
 
 # Class indices 0, 1, 2 have the ids 2, 5, 11.
 CATEGORIES = {2: "cell", 5: "plate", 11: "tube"}
@@ -231,3 +232,31 @@ def test_many_classes_are_drawn_in_files_of_a_readable_size(tmp_path):
     for name in ("confusion.png", "pr.png"):
         with Image.open(tmp_path / name) as picture:
             assert 400 < picture.height < picture.width < 4500
+
+
+def test_pictures_show_what_became_of_each_box_by_colour(by_hand, tmp_path):
+    dataset, found = by_hand
+    matches = match_images(dataset, found, score=0.55)[0]
+    picture = draw_comparison(np.full((200, 300, 3), 255, np.uint8), matches, dataset, 0, score=0.55)
+    factor, gap = 3, 8  # 300 pixels are drawn as 900, and the two pictures are 8 pixels apart
+    blank = np.zeros((200 * factor, 300 * factor, 3), np.uint8)
+    strip = len(side_by_side(blank, blank, ("", ""))) - 200 * factor  # the titles
+
+    def color_at(y, x, right):
+        """Colour of the outline whose left side is at x, a third of the way down from y."""
+        column = x * factor + right * (300 * factor + gap)
+        return tuple(picture[strip + (y + 30) * factor, column].tolist())
+
+    assert color_at(10, 10, right=False) == FOUND
+    assert color_at(10, 100, right=False) == CONFUSED
+    assert color_at(100, 10, right=False) == MISSED
+    assert color_at(10, 100, right=True) == CONFUSED
+    assert color_at(150, 200, right=True) == FALSE
+    large = draw_comparison(np.zeros((3000, 2000, 3), np.uint8), matches, dataset, 0, score=0.55)
+    assert 1000 < large.shape[0] < 1150
+    assert large.shape[1] < 1500
+
+
+def test_no_image_to_show_leaves_an_empty_folder(by_hand, tmp_path):
+    write_ranked(tmp_path / "best", [], by_hand[0], match_images(*by_hand, score=0.5), score=0.5)
+    assert not list((tmp_path / "best").iterdir())
