@@ -58,9 +58,7 @@ def draw_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], *
     room = 0.8 + 0.08 * max(map(len, names))  # for the names, in inches
     figure = new_figure(2 * max(4.0, cells + room), max(4.0, cells + room) + 0.5, title)
     left, right = figure.subplots(1, 2)
-    shades = np.log1p(counts) / max(
-        float(np.log1p(counts).max()), 1e-9
-    )  # a rare confusion is seen beside a large count
+    shades = np.log1p(counts) / max(float(np.log1p(counts).max()), 1e-9)  # rare confusions show too
     _draw_matrix(left, shades, [[str(n) for n in row] for row in counts.tolist()], names)
     left.set_title("counts", fontsize=10, loc="left")
     _draw_matrix(right, shares, [[f"{share:.2f}" for share in row] for row in shares.tolist()], names)

@@ -101,7 +101,7 @@ def draw_comparison(
     predictions = draw_boxes(image, matches.boxes[order] * factor, labels, colors=states)
     found, boxes = int(matches.correct.sum()), len(matches.gt_boxes)
     titles = (
-        f"{Path(dataset.paths[index]).name}: {found} of {boxes} boxes found",
+        f"annotated in {Path(dataset.paths[index]).name}: {found} of {boxes} boxes found",
         f"predictions above {score:g}: F1 {matches.f1:.2f}, {matches.missed_count} missed, {matches.false_count} false",
     )
     return _with_legend(side_by_side(truth, predictions, titles))
