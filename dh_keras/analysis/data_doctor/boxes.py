@@ -17,10 +17,16 @@ from dh_keras.constants import LEVEL_STRIDES
 # COCO's, pixels of the original image squared.
 SIZE_RANGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
 COVERAGE_IOUS = (0.7, 0.5)
-UNUSUAL_SCORE = 6.0  # robust standard deviations from the median of the class
+UNUSUAL_SCORE = 5.0  # robust standard deviations from the median of the class
 _MIN_CLASS_BOXES = 20  # fewer do not say what is usual
 # A class may be so uniform that anything stands out: spreads below these are taken as these.
-_FEATURES = (("size", 0.1), ("shape", 0.1), ("brightness", 5.0), ("red against blue", 5.0), ("green", 5.0))
+_FEATURES = (
+    ("smaller", "larger", 0.1),
+    ("flatter", "taller", 0.1),
+    ("darker", "brighter", 5.0),
+    ("bluer", "redder", 5.0),
+    ("more purple", "greener", 5.0),
+)
 
 
 def anchor_findings(examined: Examined, config: Config) -> tuple[list[Finding], np.ndarray]:
@@ -88,7 +94,7 @@ def unusual_boxes(splits: Sequence[Examined]) -> list[Finding]:
         if len(chosen) >= _MIN_CLASS_BOXES:
             median = np.median(chosen, axis=0)
             spread = 1.4826 * np.median(np.abs(chosen - median), axis=0)
-            usual[name] = median, np.maximum(spread, [floor for _, floor in _FEATURES])
+            usual[name] = median, np.maximum(spread, [floor for *_, floor in _FEATURES])
     found = []
     for row in np.flatnonzero(usable):
         if names[row] in usual:
@@ -104,7 +110,8 @@ def _judge(examined: Examined, box: int, features: np.ndarray, name: str, usual:
     score = scores[name][worst]
     if abs(score) < UNUSUAL_SCORE:
         return None
-    message = f"{_FEATURES[worst][0]} {score:+.1f} robust standard deviations from the median of its class"
+    than = _FEATURES[worst][int(score > 0)]
+    message = f"much {than} than its class ({score:+.1f} robust standard deviations)"
     nearest = min(scores, key=lambda other: np.abs(scores[other]).max())
     if nearest != name and np.abs(scores[nearest]).max() < UNUSUAL_SCORE / 2:
         message += f"; it would be usual as {nearest}"

@@ -27,7 +27,9 @@ def near_duplicates(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
     Returns:
         (i, j, correlation in 0..1) with i < j, sorted.
     """
-    found = []
+    found: list[tuple[int, int, float]] = []
+    if len(thumbnails) < 2:
+        return found
     for i, j in _candidates(thumbnails):
         middle = thumbnails[i][SHIFT:-SHIFT, SHIFT:-SHIFT]
         correlation = float(cv2.matchTemplate(thumbnails[j], middle, cv2.TM_CCOEFF_NORMED).max())

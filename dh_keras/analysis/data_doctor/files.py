@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
@@ -143,7 +144,7 @@ def _mean_colour(pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     y1, x1, y2, x2 = np.clip(np.round(box), 0, (height, width, height, width)).astype(int)
     inside = pixels[y1:y2, x1:x2]
-    return inside.mean(axis=(0, 1)) if inside.size else np.full(3, np.nan)
+    return np.array(cv2.mean(inside)[:3]) if inside.size else np.full(3, np.nan)
 
 
 def _without_prefix(message: str) -> str:

@@ -118,22 +118,23 @@ def write_html(
 
 
 def _section(kind: str, findings: Sequence[Finding], class_names: Sequence[str]) -> dict:
-    shown = findings[:SHOWN_PER_KIND]
+    cards = [
+        {
+            "message": found.message,
+            "split": found.split,
+            "pictures": [draw_picture(picture, class_names) for picture in found.pictures],
+        }
+        for found in findings[:SHOWN_PER_KIND]
+    ]
     return {
         "kind": kind,
         "severity": KINDS[kind].severity,
         "title": KINDS[kind].title,
         "advice": KINDS[kind].advice,
         "count": len(findings),
-        "more": len(findings) - len(shown),
-        "cards": [
-            {
-                "message": found.message,
-                "split": found.split,
-                "pictures": [drawn for one in found.pictures for drawn in draw_picture(one, class_names)],
-            }
-            for found in shown
-        ],
+        "more": len(findings) - len(cards),
+        "wide": any(len(card["pictures"]) > 1 for card in cards),
+        "cards": cards,
     }
 
 

@@ -12,32 +12,30 @@ from dh_keras.analysis.data_doctor.files import read_upright
 from dh_keras.analysis.data_doctor.findings import Picture
 from dh_keras.visualize import class_colors, draw_boxes
 
-_WIDTH = 460  # pixels of a picture in the report
-_CLOSE_UP = 3.0  # a small box is shown with this many times its size around it
+_SIDE = 560  # most pixels of a picture in the report
+_AROUND = 5  # a box is shown in a part of the image this many times its size ...
+_SMALLEST_CLOSE_UP = 96  # ... and at least this many pixels wide
 _SHEET_IMAGES = 12
 
 
-def draw_picture(picture: Picture, class_names: Sequence[str]) -> list[str]:
-    """Draw the boxes of a finding.
+def draw_picture(picture: Picture, class_names: Sequence[str]) -> str:
+    """Draw the boxes of a finding; of small ones, only they and what is around them are shown.
 
     Returns:
-        One picture as a data address, or two when the boxes are small: the whole image, and the part around them.
+        A JPEG as a data address.
     """
     pixels = read_upright(picture.path, picture.orientation)
     boxes = np.array(picture.boxes, np.float64).reshape(-1, 4)
-    whole = draw(pixels, boxes, picture.labels, class_names)
-    height, width = pixels.shape[:2]
-    if len(boxes) == 0:
-        return [whole]
-    start, end = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    half = max(*(end - start), 24) * _CLOSE_UP / 2
-    if half * 2 > 0.6 * max(height, width):
-        return [whole]
-    centre = np.clip((start + end) / 2, 0, (height, width))
-    y1, x1 = np.clip(centre - half, 0, None).astype(int)
-    y2, x2 = np.clip(np.ceil(centre + half), 0, (height, width)).astype(int)
-    shifted = boxes - np.array([y1, x1, y1, x1])
-    return [whole, draw(pixels[y1:y2, x1:x2], shifted, picture.labels, class_names)]
+    size = np.array(pixels.shape[:2])
+    if len(boxes):
+        start, end = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+        half = max(*(end - start), _SMALLEST_CLOSE_UP / _AROUND) * _AROUND / 2
+        if half * 2 < size.max():
+            middle = np.clip((start + end) / 2, 0, size)
+            y1, x1 = np.clip(middle - half, 0, None).astype(int)
+            y2, x2 = np.minimum(np.ceil(middle + half), size).astype(int)
+            pixels, boxes = pixels[y1:y2, x1:x2], boxes - [y1, x1, y1, x1]
+    return draw(pixels, boxes, picture.labels, class_names)
 
 
 def contact_sheet(examined: Examined, class_names: Sequence[str]) -> list[tuple[str, str]]:
@@ -64,7 +62,7 @@ def draw(pixels: np.ndarray, boxes: np.ndarray, labels: Sequence[str], class_nam
     palette = dict(zip(class_names, class_colors(len(class_names)), strict=True))
     colors = [palette.get(label, (40, 40, 40)) for label in labels]
     drawn = Image.fromarray(draw_boxes(pixels, boxes, list(labels), colors=colors))
-    drawn.thumbnail((_WIDTH, _WIDTH), Image.Resampling.LANCZOS)
+    drawn.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     drawn.save(buffer, "JPEG", quality=82)
     return data_address(buffer.getvalue(), "jpeg")

@@ -135,10 +135,10 @@ def _read_images(
         image_id = row.get("id")
         try:
             if not isinstance(image_id, int | float | str):
-                raise DataError(f"image {row!r:.80}: expected an id")
+                raise DataError(f"annotations {path}: expected an id")
             [full], declared = resolve_paths(path, folder, [row]), declared_size(path, row)
         except DataError as error:
-            findings.append(Finding("bad_image_entry", split, str(error).removeprefix(f"annotations {path}: ")))
+            findings.append(Finding("bad_image_entry", split, f"{row!r:.80}: {_reason(error, path)}"))
             continue
         if image_id in index_of_id:
             first = images[index_of_id[image_id]].file_name
@@ -170,3 +170,7 @@ def _read_boxes(
             continue
         findings.append(Finding("bad_reference", split, message, annotation_ids=(own,)))
     return used
+
+
+def _reason(error: DataError, path: Path) -> str:
+    return str(error).removeprefix(f"annotations {path}: ")
