@@ -125,7 +125,7 @@ class DoubleHeadRCNN(keras.Model):
     def extract_features(self, batch: dict[str, tf.Tensor], *, training: bool) -> dict[str, tf.Tensor]:
         """P2..P6 of a batch, float [B, H, W, C] each."""
         images = self.normalization(batch["images"], batch["image_sizes"])
-        return self.fpn(self.backbone(images, training=training))
+        return self.fpn(self.backbone(images, training=training), training=training)
 
     def anchors(self, pyramid: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Anchors of each level, float32 [N, 4] in pixels of the resized image."""

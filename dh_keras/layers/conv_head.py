@@ -36,8 +36,8 @@ class UpBlock(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Float [R, H, W, C] to [R, H, W, channels]."""
-        outputs = self.conv2(self.conv1(inputs, training=training), training=training)
-        return tf.nn.relu(outputs + self.shortcut(inputs, training=training))
+        shortcut = self.shortcut(inputs, training=training)
+        return self.conv2(self.conv1(inputs, training=training), training=training, residual=shortcut)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dh_keras.layers.normalization import FOLDED, make_norm
+from dh_keras.layers.normalization import FOLDED, FusedBatchNormalization, make_norm
+from dh_keras.ops.convolution import conv2d
 
 # Kernels that keep the size of activations through a ReLU (He et al. 2015), counted over a kernel's outputs.
 HE_NORMAL = keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
@@ -68,15 +69,30 @@ class ConvNorm(keras.layers.Layer):
         if self.norm is not None:
             self.norm.build((*input_shape[:-1], self.filters))
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Float [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
-        padding = self.kernel_size // 2
-        if self.stride > 1 and padding:
-            inputs = tf.pad(inputs, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
-        outputs = self.conv(inputs)
-        if self.norm is not None:
-            outputs = self.norm(outputs, training=training)
-        return tf.nn.relu(outputs) if self.relu else outputs
+    def call(self, inputs: tf.Tensor, training: bool | None = None, residual: tf.Tensor | None = None) -> tf.Tensor:
+        """Convolve and normalise.
+
+        Args:
+            inputs: float [N, H, W, C].
+            training: whether a trainable norm uses the batch's statistics.
+            residual: float, of the outputs' shape: added to them, and a ReLU follows.
+
+        Returns:
+            float [N, ceil(H / stride), ceil(W / stride), filters].
+        """
+        options = {"stride": self.stride, "differentiable": bool(training) and self.trainable}
+        relu = self.relu or residual is not None
+        kernel = tf.convert_to_tensor(self.conv.kernel)
+        if self.norm is None:
+            return conv2d(inputs, kernel, tf.convert_to_tensor(self.conv.bias), residual, relu=relu, **options)
+        if isinstance(self.norm, FusedBatchNormalization) and not self.norm.uses_batch(training):
+            # A norm with fixed statistics is linear: scaling the kernel is less work than scaling the outputs.
+            scale, shift = self.norm.scale_and_shift()
+            kernel = tf.cast(tf.cast(kernel, tf.float32) * scale, kernel.dtype)
+            return conv2d(inputs, kernel, tf.cast(shift, kernel.dtype), residual, relu=relu, **options)
+        outputs = self.norm(conv2d(inputs, kernel, **options), training=training)
+        outputs = outputs if residual is None else outputs + residual
+        return tf.nn.relu(outputs) if relu else outputs
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from dh_keras.constants import ROI_LEVELS
 from dh_keras.layers.resnet import STAGES
+from dh_keras.ops.convolution import convolve_with
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
@@ -31,21 +32,28 @@ class FPN(keras.layers.Layer):
             lateral.build(input_shape[stage])
             output.build((*input_shape[stage][:-1], self.channels))
 
-    def call(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def call(self, features: dict[str, tf.Tensor], training: bool | None = None) -> dict[str, tf.Tensor]:
         """Build the pyramid.
 
         Args:
             features: "C2".."C5", float [B, H, W, C]; each level half as large as the one before, rounded up.
+            training: whether this is part of a training step.
 
         Returns:
             "P2".."P6", float [B, H, W, channels] with strides 4..64.
         """
-        merged = [lateral(features[stage]) for stage, lateral in zip(STAGES, self.laterals, strict=True)]
+        merged = [
+            convolve_with(lateral, features[stage], training=training)
+            for stage, lateral in zip(STAGES, self.laterals, strict=True)
+        ]
         for index in range(len(merged) - 2, -1, -1):
             size = tf.shape(merged[index])
             upsampled = tf.repeat(tf.repeat(merged[index + 1], 2, axis=1), 2, axis=2)
             merged[index] += upsampled[:, : size[1], : size[2], :]
-        pyramid = {level: output(x) for level, output, x in zip(ROI_LEVELS, self.outputs, merged, strict=True)}
+        pyramid = {
+            level: convolve_with(output, x, training=training)
+            for level, output, x in zip(ROI_LEVELS, self.outputs, merged, strict=True)
+        }
         pyramid["P6"] = pyramid["P5"][:, ::2, ::2, :]
         return pyramid
 

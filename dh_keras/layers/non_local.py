@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from dh_keras.layers.normalization import make_norm
+from dh_keras.ops.convolution import convolve_with
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
@@ -53,18 +54,21 @@ class NonLocalBlock(keras.layers.Layer):
         shape = tf.shape(inputs)
         positions = shape[1] * shape[2]
 
+        def convolve(layer: keras.layers.Conv2D) -> tf.Tensor:
+            return convolve_with(layer, inputs, training=training)
+
         def split(features: tf.Tensor) -> tf.Tensor:
             """[R, H, W, channels] to [R, groups, positions, channels / groups]."""
             features = tf.reshape(features, [shape[0], positions, self.groups, self.channels // self.groups])
             return tf.transpose(features, [0, 2, 1, 3])
 
-        affinity = tf.matmul(split(self.theta(inputs)), split(self.phi(inputs)), transpose_b=True)
+        affinity = tf.matmul(split(convolve(self.theta)), split(convolve(self.phi)), transpose_b=True)
         scaled = affinity / tf.cast(positions, affinity.dtype)
         softmax = tf.cast(tf.nn.softmax(tf.cast(affinity, tf.float32)), affinity.dtype)
         attention = softmax if self.mode == "softmax" else scaled
-        attended = tf.transpose(tf.matmul(attention, split(self.g(inputs))), [0, 2, 1, 3])
+        attended = tf.transpose(tf.matmul(attention, split(convolve(self.g))), [0, 2, 1, 3])
         attended = tf.reshape(attended, [shape[0], shape[1], shape[2], self.channels])
-        outputs = self.output_conv(attended)
+        outputs = convolve_with(self.output_conv, attended, training=training)
         if self.norm is not None:
             outputs = self.norm(outputs, training=training)
         return tf.nn.relu(inputs + outputs)

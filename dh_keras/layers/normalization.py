@@ -25,9 +25,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         """Make a vector that stays float32 under mixed precision."""
         return super().add_weight(*args, **{**kwargs, "autocast": False})
 
+    def uses_batch(self, training: bool | None) -> bool:
+        """Whether it normalises by the statistics of the batch; otherwise it is a multiply-add."""
+        return bool(training) and self.trainable
+
+    def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """What it multiplies each channel by and then adds when it uses its moving statistics, float32 [C] each."""
+        scale = self.gamma.value * tf.math.rsqrt(self.moving_variance.value + self.epsilon)
+        return scale, self.beta.value - self.moving_mean.value * scale
+
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Normalise float [N, H, W, C]; same shape and dtype."""
-        use_batch = bool(training) and self.trainable
+        use_batch = self.uses_batch(training)
         moving_mean, moving_variance = self.moving_mean.value, self.moving_variance.value
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,

@@ -82,11 +82,11 @@ class ResidualBlock(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Float [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), output_channels]."""
-        outputs = inputs
-        for conv in self.convs:
-            outputs = conv(outputs, training=training)
         shortcut = inputs if self.shortcut is None else self.shortcut(inputs, training=training)
-        return tf.nn.relu(outputs + shortcut)
+        outputs = inputs
+        for conv in self.convs[:-1]:
+            outputs = conv(outputs, training=training)
+        return self.convs[-1](outputs, training=training, residual=shortcut)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

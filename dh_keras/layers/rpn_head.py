@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from dh_keras.ops.convolution import convolve_with
+
 
 @keras.saving.register_keras_serializable(package="dh_keras")
 class RPNHead(keras.layers.Layer):
@@ -54,7 +56,7 @@ class RPNHead(keras.layers.Layer):
         """
         objectness_logits, anchor_deltas = {}, {}
         for level, features in pyramid.items():
-            hidden = self.conv(features)
+            hidden = convolve_with(self.conv, features, relu=True)
             batch = tf.shape(features)[0]
             logits, deltas = self.objectness_predictor(hidden), self.delta_predictor(hidden)
             objectness_logits[level] = tf.cast(tf.reshape(logits, [batch, -1]), tf.float32)
