@@ -124,7 +124,8 @@ class ConvHead(keras.layers.Layer):
         # A convolution of nothing has the wrong shape on a CPU, its batch statistics are NaN: a blank RoI stands in.
         features = tf.pad(roi_features, [[0, tf.maximum(1 - num_rois, 0)], [0, 0], [0, 0], [0, 0]])
         features = self.feature_map(features, training=training)
-        return self.predictors(tf.reduce_mean(features, axis=[1, 2])[:num_rois])
+        pooled = tf.reduce_mean(tf.cast(features, tf.float32), axis=[1, 2])
+        return self.predictors(pooled[:num_rois])
 
     def feature_map(self, roi_features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """What is averaged for the predictors: float [R, 7, 7, C] to [R, 7, 7, channels], R at least 1."""

@@ -10,7 +10,7 @@ from dh_keras.ops.convolution import convolve_with
 
 @keras.saving.register_keras_serializable(package="dh_keras")
 class RPNHead(keras.layers.Layer):
-    """A 3x3 convolution and ReLU, then objectness and anchor deltas from 1x1 convolutions.
+    """A 3x3 convolution and ReLU, then objectness and anchor deltas from 1x1 convolutions, these in float32.
 
     Args:
         channels: channels of the 3x3 convolution.
@@ -22,19 +22,13 @@ class RPNHead(keras.layers.Layer):
         self.channels = channels
         self.anchors_per_cell = anchors_per_cell
 
-        def conv(filters: int, kernel_size: int, name: str, activation: str | None = None) -> keras.layers.Conv2D:
-            return keras.layers.Conv2D(
-                filters,
-                kernel_size,
-                padding="same",
-                activation=activation,
-                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-                name=name,
-            )
+        def conv(filters: int, kernel_size: int, **options: Any) -> keras.layers.Conv2D:
+            initializer = keras.initializers.RandomNormal(stddev=0.01)
+            return keras.layers.Conv2D(filters, kernel_size, padding="same", kernel_initializer=initializer, **options)
 
-        self.conv = conv(channels, 3, "conv", activation="relu")
-        self.objectness_predictor = conv(anchors_per_cell, 1, "objectness_predictor")
-        self.delta_predictor = conv(4 * anchors_per_cell, 1, "delta_predictor")
+        self.conv = conv(channels, 3, activation="relu", name="conv")
+        self.objectness_predictor = conv(anchors_per_cell, 1, dtype="float32", name="objectness_predictor")
+        self.delta_predictor = conv(4 * anchors_per_cell, 1, dtype="float32", name="delta_predictor")
 
     def build(self, input_shape: dict[str, tuple]) -> None:
         """Create the weights, from the shapes of P2..P6."""
@@ -59,8 +53,8 @@ class RPNHead(keras.layers.Layer):
             hidden = convolve_with(self.conv, features, relu=True)
             batch = tf.shape(features)[0]
             logits, deltas = self.objectness_predictor(hidden), self.delta_predictor(hidden)
-            objectness_logits[level] = tf.cast(tf.reshape(logits, [batch, -1]), tf.float32)
-            anchor_deltas[level] = tf.cast(tf.reshape(deltas, [batch, -1, 4]), tf.float32)
+            objectness_logits[level] = tf.reshape(logits, [batch, -1])
+            anchor_deltas[level] = tf.reshape(deltas, [batch, -1, 4])
         return objectness_logits, anchor_deltas
 
     def predict_at(self, pyramid: dict[str, tf.Tensor], indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -81,8 +75,8 @@ class RPNHead(keras.layers.Layer):
         hidden = tf.nn.relu(tf.nn.bias_add(tf.matmul(patches, kernel), tf.cast(self.conv.bias, patches.dtype)))
         hidden = hidden[:, None, None, :]
         shape = tf.concat([tf.shape(indices), [self.anchors_per_cell]], axis=0)
-        logits = tf.reshape(tf.cast(self.objectness_predictor(hidden), tf.float32), shape)
-        deltas = tf.reshape(tf.cast(self.delta_predictor(hidden), tf.float32), tf.concat([shape, [4]], axis=0))
+        logits = tf.reshape(self.objectness_predictor(hidden), shape)
+        deltas = tf.reshape(self.delta_predictor(hidden), tf.concat([shape, [4]], axis=0))
         return tf.gather(logits, anchor, batch_dims=2), tf.gather(deltas, anchor, batch_dims=2)
 
     def _patches(self, pyramid: dict[str, tf.Tensor], indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
