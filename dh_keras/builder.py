@@ -41,7 +41,7 @@ def build_detector(
     Returns:
         A built `DoubleHeadRCNN`, not compiled.
 
-    Example:
+    Examples:
         >>> config = load_config()
         >>> detector = build_detector(config.model, num_classes=3)
         >>> detector.num_classes

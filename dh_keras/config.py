@@ -361,7 +361,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
     Raises:
         ConfigError: naming the key's path and what was expected.
 
-    Example:
+    Examples:
         >>> load_config(overrides=["model.variant=double_head_ext"]).model.loss_weights.conv_box
         2.0
     """

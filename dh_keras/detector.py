@@ -58,7 +58,7 @@ class Result:
 class Detector:
     """A loaded detector; make one with `Detector.load`.
 
-    Example:
+    Examples:
         >>> detector = Detector.load("runs/cells")
         >>> for detection in detector("photo.jpg").above(0.5).as_dicts():
         ...     print(detection["category"], detection["score"], detection["box"])

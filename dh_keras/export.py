@@ -202,7 +202,7 @@ def export_saved_model(module: ServingModule, output: str | Path) -> Path:
     Raises:
         DataError: when the folder exists; nothing in it is touched.
 
-    Example:
+    Examples:
         >>> export_saved_model(Detector.load("runs/cells").serving, "models/cells/1")
     """
     output = Path(output)

@@ -124,7 +124,7 @@ def import_checkpoint(
     Raises:
         DataError: when the checkpoint cannot be converted or the folder exists; nothing is written.
 
-    Example:
+    Examples:
         >>> import_checkpoint("dh_faster_rcnn_r50_fpn_1x_coco.pth", "runs/mmdetection")
         >>> Detector.load("runs/mmdetection")("photo.jpg")
     """
