@@ -44,9 +44,16 @@ def main(args: argparse.Namespace) -> None:
     output = args.output or next_free_run("runs", path.stem)
     print(f"config: {path}{' with ' + ' '.join(changes) if changes else ''}")
     print(f"run folder: {output}")
+    from dh_keras.analysis.run_data import names_validation
+    from dh_keras.analysis.run_report import analyze_run
+    from dh_keras.training.cluster import read_cluster
     from dh_keras.training.loop import train  # after the arguments are known to be good: TensorFlow takes seconds
 
-    train(config, output=output, strategy=args.strategy, resume=args.resume, init=args.init)
+    run = train(config, output=output, strategy=args.strategy, resume=args.resume, init=args.init)
+    if args.strategy == "multi_worker" and read_cluster().index > 0:
+        return
+    if names_validation(run.config.data):
+        analyze_run(run.path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What the figures share: colours, panels for one legend, and files that appear whole or not at all."""
 
-import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dh_keras.files import replace_atomically
 from dh_keras.visualize import class_colors
 
 DPI = 110
@@ -57,16 +56,9 @@ def say_nothing_to_show(axes: Axes, reason: str) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, in the place of the one that may be there."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    replace_file(path, buffer.getvalue())
+    replace_atomically(path, lambda partial: figure.savefig(partial, format="png"))
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file in one step: whoever reads it sees the old content or the new."""
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    replace_atomically(path, lambda partial: partial.write_bytes(content))

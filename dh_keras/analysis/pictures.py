@@ -1,6 +1,6 @@
 """The images a detector does worst and best on: ground truth beside predictions, coloured by what each box came to."""
 
-import io
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dh_keras.analysis.figures import replace_file
 from dh_keras.analysis.matches import ImageMatches
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
+from dh_keras.files import replace_atomically, writing
 from dh_keras.visualize import Colour, draw_boxes, side_by_side
 
 COUNT = 6
@@ -60,13 +60,12 @@ def write_ranked(
         matches: one entry per image.
         score: what the predictions scored more than, for the title.
     """
-    folder.mkdir(exist_ok=True)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
     place = {index: number for number, index in enumerate(indices, start=1)}
     for index, image in image_dataset(dataset, np.array(indices, np.int64)).as_numpy_iterator():
-        buffer = io.BytesIO()
-        picture = draw_comparison(image, matches[index], dataset, index, score=score)
-        Image.fromarray(picture).save(buffer, "PNG")
-        replace_file(folder / f"{place[int(index)]}.png", buffer.getvalue())
+        picture = Image.fromarray(draw_comparison(image, matches[index], dataset, index, score=score))
+        replace_atomically(folder / f"{place[int(index)]}.png", functools.partial(picture.save, format="PNG"))
     for number in range(len(indices) + 1, COUNT + 1):
         (folder / f"{number}.png").unlink(missing_ok=True)
 

@@ -45,6 +45,11 @@ def uses_shapes(data: DataConfig) -> bool:
     return data.train_annotations is None and data.train_tfrecords is None
 
 
+def names_validation(data: DataConfig) -> bool:
+    """Whether a config of a training names validation images, or none at all, which stands for the shapes."""
+    return data.val_annotations is not None or uses_shapes(data)
+
+
 def load_validation(run: RunFolder, annotations: str | Path | None, images: str | Path | None) -> CocoDataset:
     """Load the validation images of a run, or others in their place.
 

@@ -17,6 +17,7 @@ from dh_keras.constants import LOSS_NAMES
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.detector import Detector, detect_with_bar
 from dh_keras.evaluation import ImageDetections, evaluate_found, format_table
+from dh_keras.files import require_writable
 from dh_keras.run_folder import METRICS_FILE, open_run
 
 PICTURE_SCORE = 0.5
@@ -49,10 +50,11 @@ def analyze_run(
         What `evaluate_detector` returns.
 
     Raises:
-        DataError, ConfigError: one line naming the file and what to do.
+        DataError, ConfigError, WriteError: one line naming the file and what to do.
     """
     run = open_run(path, overrides)
     weights = run.weights  # raises when there are none, before anything is read
+    require_writable(run.path, 0)
     metrics_file = run.path / METRICS_FILE
     history = read_metrics(metrics_file) if metrics_file.is_file() else []
     val = load_validation(run, annotations, images)

@@ -1,7 +1,9 @@
 """What analyze.py writes into a run folder, that its numbers are evaluate.py's, and what it refuses in one line."""
 
 import csv
+import dataclasses
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -137,7 +139,7 @@ def test_running_again_replaces_its_own_pictures_only(analyzed, own_boxes, tiny_
     assert analyze_run(run, annotations=annotations, images=tiny_shapes.val_images)["AP"] == 0
     assert note.read_text() == "mine"
     assert not (run / "worst" / "6.png").exists()
-    assert not list(run.rglob("*.partial"))
+    assert not list(run.rglob(".partial-*"))
     assert "AP 0.000, AP50 0.000" in (run / "model_card.md").read_text()
 
 
@@ -234,6 +236,33 @@ def test_a_licence_that_nobody_stated_is_unknown_and_generated_data_has_none(tin
     dataset = load_coco(tiny_shapes.val_annotations, tiny_shapes.val_images)
     config = open_run(tiny_run).config
     assert describe_licence(config, dataset).startswith("unknown; `instances_val.json` names none")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "index", "change", "expected"),
+    [
+        ("none", 1, "", True),
+        ("multi_worker", 0, "", True),
+        ("multi_worker", 1, "", False),
+        ("none", 0, "data.val_annotations=null data.val_images=null", False),
+    ],
+)
+def test_the_chief_analyses_what_it_trained(tiny_run, monkeypatch, strategy, index, change, expected):
+    workers = {"worker": ["localhost:1001", "localhost:1002"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": workers, "task": {"type": "worker", "index": index}}))
+    trained, analysed = [], []
+
+    def train(config, *, output, **options):
+        trained.append(options)
+        return dataclasses.replace(open_run(tiny_run), config=config)
+
+    monkeypatch.setattr("dh_keras.training.loop.train", train)
+    monkeypatch.setattr("dh_keras.analysis.run_report.analyze_run", analysed.append)
+    script = runpy.run_path(str(SCRIPT.with_name("train.py")))
+    line = ["--config", str(tiny_run / "config.yaml"), "--strategy", strategy, "--output", "unused", *change.split()]
+    script["main"](script["parse"]().parse_words(line))
+    assert trained == [{"strategy": strategy, "resume": False, "init": None}]
+    assert analysed == [tiny_run] * expected
 
 
 def test_the_script_prints_one_line_and_fails(tmp_path):
