@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy_boxes import clip, decode, iou
 from PIL import Image
 
+from dh_keras.analysis import head_analysis
 from dh_keras.analysis.head_analysis import analyze_heads, summarize_heads
 from dh_keras.analysis.head_measurement import HeadMeasurements
 from dh_keras.analysis.head_probe import HeadProbe
@@ -23,7 +24,7 @@ from dh_keras.data.dataset import Category
 from dh_keras.detector import read_image
 from dh_keras.errors import DataError
 from dh_keras.run_folder import create_run, open_run
-from dh_keras.weights import load_weights, save_weights
+from dh_keras.weights import save_weights
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "analyze_heads.py"
 FIGURES = ("box_iou", "feature_correlation", "pearson_by_size", "score_against_iou", "weight_correlation")
@@ -37,11 +38,12 @@ def run(*arguments):
 
 
 def write_run(path, overrides, categories):
-    """A run folder as after a training that learned nothing."""
+    """A run folder as after a training that learned nothing, and its model."""
     config = load_config(overrides=list(overrides))
-    folder = create_run(path, config, categories)
-    save_weights(build_detector(config.model, num_classes=len(categories)), path / "best.weights.h5")
-    return folder
+    create_run(path, config, categories)
+    model = build_detector(config.model, num_classes=len(categories))
+    save_weights(model, path / "best.weights.h5")
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -50,30 +52,54 @@ def given(tiny_shapes):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_overrides, tiny_shapes):
-    """Run folders of the three variants whose heads can be compared."""
+def models(tmp_path_factory, tiny_overrides, tiny_shapes):
+    """The models of the three variants whose heads can be compared, by their run folders."""
     folder = tmp_path_factory.mktemp("heads")
     categories = read_categories(tiny_shapes.val_annotations)
     small = (*tiny_overrides, "model.conv_head.non_local.channels=4", "model.conv_head.non_local.groups=2")
-    for variant in ("double_head_ext", "single_fc", "single_conv"):
-        write_run(folder / variant, [*small, f"model.variant={variant}"], categories)
-    return folder
+    return {
+        folder / variant: write_run(folder / variant, [*small, f"model.variant={variant}"], categories)
+        for variant in ("double_head_ext", "single_fc", "single_conv")
+    }
 
 
 @pytest.fixture(scope="module")
-def probe(runs):
-    return HeadProbe(open_run(runs / "double_head_ext"))
+def runs(models):
+    """The folder of the run folders, which have the names of their variants."""
+    return next(iter(models)).parent
 
 
-def test_answers_equal_the_heads_outputs_in_plain_arithmetic(runs, given, probe):
+@pytest.fixture(scope="module")
+def make_probe():
+    """`HeadProbe`, but once for each run: most of the time would go into tracing the same model again."""
+    made = {}
+
+    def make(run):
+        if run.path not in made:
+            made[run.path] = HeadProbe(run)
+        return made[run.path]
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def reuse_probes(monkeypatch, make_probe):
+    monkeypatch.setattr(head_analysis, "HeadProbe", make_probe)
+
+
+@pytest.fixture
+def probe(make_probe, runs):
+    return make_probe(open_run(runs / "double_head_ext"))
+
+
+def test_answers_equal_the_heads_outputs_in_plain_arithmetic(models, runs, given, probe):
     dataset = load_coco(**given)
     image, boxes, classes = read_image(dataset.paths[0]), dataset.boxes_of(0), dataset.classes_of(0)
     windows = boxes + np.array([3.0, -4.0, 6.0, 2.0], np.float32)
     answers = probe.open_image(image).judge(windows, boxes, classes)
 
     config = probe.run.config
-    model = build_detector(config.model, num_classes=dataset.num_classes)
-    load_weights(model, runs / "double_head_ext" / "best.weights.h5")
+    model = models[runs / "double_head_ext"]
     scale = min(config.data.min_size / min(image.shape[:2]), config.data.max_size / max(image.shape[:2]))
     height, width = (round(side * scale) for side in image.shape[:2])
     resized = tf.cast(tf.round(tf.image.resize(image, (height, width))), tf.uint8)
@@ -187,7 +213,8 @@ def test_the_script_writes_figures_and_numbers_and_replaces_only_its_own(runs, g
     assert not list(model.glob(".partial*"))
 
 
-def test_a_pair_of_runs_gives_each_head_from_its_own_model_in_any_order(runs, given, tmp_path):
+def test_a_pair_of_runs_gives_each_head_from_its_own_model_in_any_order(runs, given, tmp_path, make_probe, monkeypatch):
+    monkeypatch.setattr(head_analysis, "draw_figures", lambda *results: None)
     pair = [runs / "single_conv", runs / "single_fc"]
     results, folder = analyze_heads(pair, **given, output=tmp_path / "new" / "out", limit=1)
     assert folder == tmp_path / "new" / "out"
@@ -196,7 +223,7 @@ def test_a_pair_of_runs_gives_each_head_from_its_own_model_in_any_order(runs, gi
     image, boxes, classes = read_image(dataset.paths[0]), dataset.boxes_of(0), dataset.classes_of(0)
     windows = sliding_windows(boxes, classes, image.shape[:2])
     own = windows.object_index
-    answers = HeadProbe(open_run(pair[0])).open_image(image).judge(windows.boxes, boxes[own], classes[own])
+    answers = make_probe(open_run(pair[0])).open_image(image).judge(windows.boxes, boxes[own], classes[own])
     assert list(answers) == ["conv"]
     expected = bin_statistics(windows.ious, answers["conv"][0], bins=20).mean
     assert results["windows"] == len(own)
