@@ -17,6 +17,14 @@ GENERATED = {
 NOTEBOOK = "<!-- notebook -->"
 
 
+def on_config(config: Any) -> Any:
+    """Give the guide to several machines its place, where it is there."""
+    if (ROOT / "docs" / "scale_out.md").is_file():
+        use = next(part["Use"] for part in config.nav if "Use" in part)
+        use.append({"Scale out": "scale_out.md"})
+    return config
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in what is generated."""
     for marker, generate in GENERATED.items():
@@ -38,8 +46,8 @@ def notebook_as_markdown(path: Path) -> str:
         parts.append(f"```python\n{source}\n```")
         for output in cell["outputs"]:
             data = output.get("data", {})
-            if "image/png" in data:
-                parts.append(f"![Output](data:image/png;base64,{data['image/png'].replace(chr(10), '')})")
+            if "image/jpeg" in data:
+                parts.append(f"![Output](data:image/jpeg;base64,{data['image/jpeg'].replace(chr(10), '')})")
             elif text := "".join(output.get("text", data.get("text/plain", []))).strip():
                 parts.append(f"```text\n{text}\n```")
     return "\n\n".join(parts)

@@ -13,7 +13,7 @@ import reference
 import yaml
 
 import dh_keras
-from dh_keras.config import Config
+from dh_keras.config import Config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -80,9 +80,8 @@ def test_commands_parse(command):
     args = PARSERS()[Path(words[start]).stem].parse_words(words[start + 1 :])
     for override in args.overrides:
         assert is_config_path(override.partition("=")[0]), override
-    config = getattr(args, "config", None)
-    if config is not None and not str(config).startswith("runs/"):
-        assert (ROOT / config).is_file(), config
+    if hasattr(args, "config") and not str(args.config).startswith("runs/"):
+        load_config(args.config and ROOT / args.config, args.overrides)
 
 
 @EVERY_PAGE
@@ -183,7 +182,9 @@ def test_every_page_is_in_the_navigation():
 
     nav = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)["nav"]
     named = re.findall(r"[\w]+\.md", str(nav))
-    assert sorted(named) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert set(named) == pages - {"scale_out.md"}  # for which docs/hooks.py makes a place
+    assert len(named) == len(set(named))
 
 
 def test_the_readme_starts_with_the_two_commands():
