@@ -69,7 +69,7 @@ def test_every_kind_that_can_stand_beside_others_is_found(diagnosis):
         ("file_listed_twice", ["healthy.jpg"]),
         ("duplicate_image_id", ["healthy.jpg and same_id.jpg"]),
         ("bad_image_entry", ["{'id': 70, "]),
-        ("near_duplicate_within", ["train twin_a.jpg and train twin_b.jpg"]),
+        ("near_duplicate_within", ["twin_a.jpg and twin_b.jpg"]),
         ("near_duplicate_across", ["train shared.jpg and val a.jpg"]),
         ("unused_category", ["ghost"]),
         ("category_in_one_split", ["ghost", "only here"]),
@@ -165,6 +165,9 @@ def check_fixed(faulty, path, shown):
     assert (resized["height"], resized["width"]) == (96, 128)
     scaled = [row["bbox"] for row in rows.values() if row["image_id"] == resized["id"]]
     np.testing.assert_allclose(scaled, [[75, 50, 40, 35]])
+    stored = next(row for row in tree["images"] if row["file_name"] == "stored.jpg")
+    assert (stored["height"], stored["width"]) == (96, 128)
+    assert [row["bbox"] for row in rows.values() if row["image_id"] == stored["id"]] == [[60, 20, 60, 40]]
     untouched = faulty.train.tree["annotations"][0]
     assert rows[1] == untouched
     assert re.search(r"^ +1  exact copies of boxes left out$", shown, re.M)

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image, ImageOps
 
 from dh_keras.analysis.data_doctor.anchors import match_to_anchors, resize_to_config
 from dh_keras.analysis.data_doctor.duplicates import THUMBNAIL, near_duplicates
+from dh_keras.analysis.data_doctor.files import read_upright
 from dh_keras.config import load_config
 from dh_keras.constants import LEVEL_STRIDES
 from dh_keras.ops.anchors import anchors_inside, grid_anchors
@@ -93,11 +95,32 @@ def test_shifted_and_brighter_copies_are_found_and_nothing_else():
     shifted = scenes[3][14 : 14 + THUMBNAIL, 2 : 2 + THUMBNAIL]
     brighter = (plain[7] * 0.8 + 30).clip(0, 255)
     flat = [np.full((THUMBNAIL, THUMBNAIL), 90.0)] * 2
-    pairs = near_duplicates(thumbnails_of(*plain, shifted, brighter, *flat))
+    thumbnails = thumbnails_of(*plain, shifted, brighter, *flat)
+    pairs = near_duplicates(thumbnails, np.zeros(len(thumbnails)))
     assert [(i, j) for i, j, _ in pairs] == [(3, 40), (7, 41)]
     assert min(correlation for *_, correlation in pairs) > 0.95
 
 
+def test_a_video_is_compared_with_few_frames_of_each_set():
+    random = np.random.default_rng(0)
+    scene = soft_scene(1)[:THUMBNAIL, :THUMBNAIL]
+    frames = [(scene + random.normal(0, 2, scene.shape)).clip(0, 255) for _ in range(30)]
+    sets = np.array(["train"] * 20 + ["val"] * 10)
+    pairs = near_duplicates(thumbnails_of(*frames), sets)
+    assert len(pairs) <= 30 * 3 * 2
+    assert {i for pair in pairs for i in pair[:2]} == set(range(30))
+    assert {j for i, j, _ in pairs if i < 20 <= j} == set(range(20, 30))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_pillow_does(tmp_path, orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    Image.fromarray(soft_scene(2)[:40].astype(np.uint8)).save(tmp_path / "a.jpg", exif=tags)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")).convert("RGB")
+    np.testing.assert_array_equal(read_upright(str(tmp_path / "a.jpg"), orientation), np.asarray(expected))
+
+
 def test_one_image_is_no_pair_and_no_image_neither():
-    assert near_duplicates(np.full((1, THUMBNAIL, THUMBNAIL), 7, np.uint8)) == []
-    assert near_duplicates(np.empty((0, THUMBNAIL, THUMBNAIL), np.uint8)) == []
+    for count in (0, 1):
+        assert near_duplicates(np.full((count, THUMBNAIL, THUMBNAIL), 7, np.uint8), np.zeros(count)) == []

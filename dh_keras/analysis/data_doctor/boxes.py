@@ -36,7 +36,7 @@ def anchor_findings(examined: Examined, config: Config) -> tuple[list[Finding], 
         The findings, and float32[M], the best IoU of each usable box with an anchor; NaN for the others.
     """
     best = np.full(len(examined.boxes), np.nan, np.float32)
-    found = []
+    found, ignores_border = [], config.model.rpn.ignore_border
     resized, canvas = resize_to_config(examined.sizes, config)
     for rows in boxes_by_image(examined):
         image = examined.split.box_images[rows[0]]
@@ -54,6 +54,8 @@ def anchor_findings(examined: Examined, config: Config) -> tuple[list[Finding], 
                 found.append(examined.box_finding("tiny_box", row, message=f"{width:.1f}x{height:.1f} when resized"))
         for row in rows[~learned]:
             message = f"best IoU with an anchor {best[row]:.2f}"
+            if best[row] >= config.model.rpn.low_quality_iou:
+                message += ", which is taken by another box" + (" or crosses the border" if ignores_border else "")
             found.append(examined.box_finding("no_anchor", row, message=message))
     return found, best
 

@@ -16,7 +16,7 @@ _SAME_OBJECT_IOU = 0.8
 
 def file_findings(examined: Examined) -> list[Finding]:
     """Find files that cannot be used, and what is worth knowing about the others."""
-    split, found, seen = examined.split, [], set()
+    split, found, seen, turned = examined.split, [], set(), boxes_as_stored(examined)
     of_image = np.split(np.argsort(split.box_images, kind="stable"), _ends(split.box_images, len(split.images)))
     for index, (image, facts) in enumerate(zip(split.images, examined.facts, strict=True)):
         if image.path in seen:
@@ -29,7 +29,7 @@ def file_findings(examined: Examined) -> list[Finding]:
             if kind == "exif_rotated" and examined.good[index]:
                 message += ", applied" if facts.orientation != 1 else ", not applied: the JSON has the stored size"
             found.append(Finding(kind, split.name, message, examined.picture(index, of_image[index][:20])))
-        if _fit_stored_only(examined, index, of_image[index]):
+        if index in turned:
             message = f"{image.file_name}: the size in the JSON is upright, but boxes reach out of it"
             found.append(Finding("boxes_not_upright", split.name, message, examined.picture(index, of_image[index])))
     return found
@@ -39,28 +39,33 @@ def _ends(box_images: np.ndarray, images: int) -> np.ndarray:
     return np.cumsum(np.bincount(box_images, minlength=images))[:-1]
 
 
-def _fit_stored_only(examined: Examined, image: int, boxes: np.ndarray) -> bool:
-    """Tell whether boxes lie in the stored frame of a file that its EXIF tag turns by a quarter, and not upright."""
-    facts = examined.facts[image]
-    if facts.error or facts.size == facts.stored_size:
-        return False
-    ends = examined.whole[boxes, 2:]
-    return bool(((ends > facts.size).any(axis=1) & (ends <= facts.stored_size).all(axis=1)).any())
+def boxes_as_stored(examined: Examined) -> set[int]:
+    """Return the images that EXIF turns by a quarter, with a box that fits the stored frame and not the upright one."""
+    found = set()
+    for index, facts in enumerate(examined.facts):
+        if facts.error or facts.size == facts.stored_size:
+            continue
+        ends = examined.whole[examined.split.box_images == index, 2:]
+        if ((ends > facts.size).any(axis=1) & (ends <= facts.stored_size).all(axis=1)).any():
+            found.add(index)
+    return found
 
 
 def annotation_findings(examined: Examined) -> list[Finding]:
     """Find boxes without area or outside, crowds, images without boxes and categories without use."""
     split, found = examined.split, []
-    xywh, turned = split.xywh, {_path(f) for f in file_findings(examined) if f.kind == "boxes_not_upright"}
+    xywh, turned = split.xywh, boxes_as_stored(examined)
     for box, image in enumerate(split.box_images.tolist()):
         numbers = [None if np.isnan(value) else round(value, 2) for value in xywh[box].tolist()]
         if not (np.isfinite(xywh[box]).all() and (xywh[box, 2:] > 0).all()):
             found.append(examined.box_finding("degenerate_box", box, message=f"bbox {numbers}"))
-        elif examined.good[image] and split.images[image].path not in turned:
+        elif examined.good[image] and image not in turned:
             moved = np.abs(examined.whole[box] - examined.boxes[box]).max()
             if moved > _CLIP_TOLERANCE:
                 height, width = examined.sizes[image]
-                where = f"bbox {numbers} reaches {moved:.4g} pixels out of {width}x{height}"
+                inside = (examined.boxes[box, 2:] > examined.boxes[box, :2]).all()
+                how = f"reaches {moved:.4g} pixels out of" if inside else "is dropped, as it lies outside"
+                where = f"bbox {numbers} {how} {width}x{height}"
                 found.append(examined.box_finding("box_outside", box, message=where))
         if split.crowd[box]:
             found.append(examined.box_finding("crowd", box, message=f"bbox {numbers}"))
@@ -70,14 +75,10 @@ def annotation_findings(examined: Examined) -> list[Finding]:
             found.append(Finding("image_without_boxes", split.name, image.file_name, examined.picture(index)))
     used = set(split.box_classes.tolist())
     unused = [name for index, name in enumerate(split.class_names) if index not in used]
-    found += [Finding("unused_category", split.name, name) for name in unused]
+    found += [Finding("unused_category", split.name, repr(name)) for name in unused]
     if not examined.usable.any():
         found.append(Finding("no_boxes", split.name, f"{split.annotations_path}: no usable box"))
     return found
-
-
-def _path(finding: Finding) -> str:
-    return finding.pictures[0].path
 
 
 def boxed_twice(examined: Examined) -> list[Finding]:
@@ -111,7 +112,7 @@ def split_differences(splits: Sequence[Examined]) -> list[Finding]:
         return []
     count = Counter(name for examined in splits for name in set(examined.split.class_names))
     return [
-        Finding("category_in_one_split", examined.split.name, f"{name} is in {examined.split.annotations_path} only")
+        Finding("category_in_one_split", examined.split.name, f"{name!r} is in {examined.split.annotations_path} only")
         for examined in splits
         for name in examined.split.class_names
         if count[name] == 1
@@ -119,18 +120,24 @@ def split_differences(splits: Sequence[Examined]) -> list[Finding]:
 
 
 def duplicate_images(splits: Sequence[Examined]) -> list[Finding]:
-    """Find images that look the same, within a split and across; each file counts once."""
-    places: dict[str, tuple[Examined, int]] = {}
+    """Find images that look the same, within a split and across; an entry that is listed twice counts once."""
+    places: dict[tuple[str, str], tuple[Examined, int]] = {}
     for examined in splits:
         for index, image in enumerate(examined.split.images):
             if examined.good[index]:
-                places.setdefault(image.path, (examined, index))
+                places.setdefault((examined.split.name, image.path), (examined, index))
     chosen = list(places.values())
+    if not chosen:
+        return []
+    thumbnails = np.stack([examined.facts[index].thumbnail for examined, index in chosen])
+    sets = np.array([examined.split.name for examined, _ in chosen])
     found = []
-    for i, j, correlation in near_duplicates(np.stack([e.facts[k].thumbnail for e, k in chosen])) if chosen else []:
+    for i, j, correlation in near_duplicates(thumbnails, sets):
         (one, first), (other, second) = chosen[i], chosen[j]
         across = one is not other
-        names = [f"{e.split.name} {e.split.images[k].file_name}" for e, k in ((one, first), (other, second))]
+        names = [e.split.images[k].file_name for e, k in ((one, first), (other, second))]
+        if across:
+            names = [f"{one.split.name} {names[0]}", f"{other.split.name} {names[1]}"]
         found.append(
             Finding(
                 "near_duplicate_across" if across else "near_duplicate_within",

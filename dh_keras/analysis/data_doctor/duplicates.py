@@ -15,14 +15,16 @@ _COARSE_SHIFT = 2
 _MIN_COARSE_CORRELATION = 0.8
 # The search grows with the square of the images; beyond this many only copies that are not shifted are looked for.
 MAX_SHIFTED = 10_000
+PARTNERS = 3  # the most alike images of each set that an image is compared with: a video has thousands
 _BLOCK = 1024
 
 
-def near_duplicates(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
+def near_duplicates(thumbnails: np.ndarray, sets: np.ndarray) -> list[tuple[int, int, float]]:
     """Find pairs of images that look the same.
 
     Args:
         thumbnails: uint8[N, S, S], grey. One without contrast is like no other.
+        sets: [N], the set of each; partners are looked for in each set.
 
     Returns:
         (i, j, correlation in 0..1) with i < j, sorted.
@@ -30,7 +32,7 @@ def near_duplicates(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
     found: list[tuple[int, int, float]] = []
     if len(thumbnails) < 2:
         return found
-    for i, j in _candidates(thumbnails):
+    for i, j in _candidates(thumbnails, sets):
         middle = thumbnails[i][SHIFT:-SHIFT, SHIFT:-SHIFT]
         correlation = float(cv2.matchTemplate(thumbnails[j], middle, cv2.TM_CCOEFF_NORMED).max())
         if correlation >= MIN_CORRELATION:
@@ -38,7 +40,7 @@ def near_duplicates(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
     return found
 
 
-def _candidates(thumbnails: np.ndarray) -> np.ndarray:
+def _candidates(thumbnails: np.ndarray, sets: np.ndarray) -> np.ndarray:
     """Return sorted int64[P, 2] with i < j of pairs that correlate on tiny pictures at some shift."""
     side = THUMBNAIL // _COARSE
     tiny = thumbnails.reshape(-1, _COARSE, side, _COARSE, side).mean(axis=(2, 4), dtype=np.float32)
@@ -48,10 +50,17 @@ def _candidates(thumbnails: np.ndarray) -> np.ndarray:
     middle = shifted[len(shifted) // 2]
     found = [np.empty((0, 2), np.int64)]
     for start in range(0, len(tiny), _BLOCK):
-        best = np.max([middle[start : start + _BLOCK] @ other.T for other in shifted], axis=0)
-        pairs = np.argwhere(best >= _MIN_COARSE_CORRELATION)
-        pairs[:, 0] += start
-        found.append(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1))
+        block = middle[start : start + _BLOCK]
+        best = np.full((len(block), len(tiny)), -1.0, np.float32)
+        for other in shifted:
+            np.maximum(best, block @ other.T, out=best)
+        rows = np.arange(len(block))
+        best[rows, start + rows] = -1.0  # an image and itself
+        for name in np.unique(sets):
+            members = np.flatnonzero(sets == name)
+            nearest = members[np.argsort(-best[:, members], axis=1, kind="stable")[:, :PARTNERS]]
+            row, place = np.nonzero(np.take_along_axis(best, nearest, axis=1) >= _MIN_COARSE_CORRELATION)
+            found.append(np.sort(np.stack([start + row, nearest[row, place]], axis=1), axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
 

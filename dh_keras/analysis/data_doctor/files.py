@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from dh_keras.analysis.data_doctor.duplicates import THUMBNAIL
@@ -21,6 +21,17 @@ from dh_keras.data.images import EXIF_WINDOW, one_line, read_exif_orientation, u
 
 _FORMATS = ("JPEG", "MPO", "PNG")
 _EXTENSIONS = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png",)}
+_FLIPS = Image.Transpose
+# What makes an image of each EXIF orientation upright.
+_TURNS = {
+    2: _FLIPS.FLIP_LEFT_RIGHT,
+    3: _FLIPS.ROTATE_180,
+    4: _FLIPS.FLIP_TOP_BOTTOM,
+    5: _FLIPS.TRANSPOSE,
+    6: _FLIPS.ROTATE_270,
+    7: _FLIPS.TRANSVERSE,
+    8: _FLIPS.ROTATE_90,
+}
 _PARALLEL_FROM = 64  # fewer images are decoded before the processes have started
 
 
@@ -73,19 +84,23 @@ def examine_file(task: tuple[str, tuple[int, int] | None, np.ndarray]) -> FileFa
     path, declared, boxes = task
     if not os.path.isfile(path):
         return FileFacts(error=("missing_file", f"{path}: no such file"))
-    frame = upright_frame(path, declared)  # exactly what training says about it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on files that decode all the same
+        return _decode(path, upright_frame(path, declared), boxes)
+
+
+def _decode(path: str, frame: tuple[tuple[int, int], int] | str, boxes: np.ndarray) -> FileFacts:
+    """Decode a file whose frame, or what is wrong with it, is known from its header as training reads it."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")
-            kind = image.format
-            if kind not in _FORMATS:
+        with Image.open(path) as image:
+            if image.format not in _FORMATS:
                 return FileFacts(error=("unsupported_format", _without_prefix(frame)))
             image.load()
-            facts = FileFacts(stored_size=(image.height, image.width), notes=_notes(path, image))
+            orientation, notes = _look(path, image)
+            facts = FileFacts(stored_size=(image.height, image.width), notes=notes)
             if isinstance(frame, str):
                 facts.error = ("wrong_size", _without_prefix(frame))
-                turned = ImageOps.exif_transpose(image)
-                facts.size = (turned.height, turned.width)
+                facts.size = facts.stored_size[:: -1 if orientation >= 5 else 1]
                 return facts
             facts.size, facts.orientation = frame
             pixels = upright_pixels(image, facts.orientation)
@@ -113,16 +128,17 @@ def read_upright(path: str, orientation: int) -> np.ndarray:
 
 
 def upright_pixels(image: Image.Image, orientation: int) -> np.ndarray:
-    """Return uint8[H, W, 3], RGB, of an opened image; 16 bits become 8, and its EXIF tag is applied unless 1."""
+    """Return uint8[H, W, 3], RGB, of an opened image; 16 bits become 8."""
     if orientation != 1:
-        image = ImageOps.exif_transpose(image)
+        image = image.transpose(_TURNS[orientation])
     if image.mode.startswith("I"):
         grey = (np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)
         image = Image.fromarray(grey)
     return np.asarray(image.convert("RGB"))
 
 
-def _notes(path: str, image: Image.Image) -> list[tuple[str, str]]:
+def _look(path: str, image: Image.Image) -> tuple[int, list[tuple[str, str]]]:
+    """Return the EXIF orientation of a file and what is worth knowing about it."""
     notes = []
     with open(path, "rb") as file:
         head = file.read(EXIF_WINDOW)
@@ -135,7 +151,7 @@ def _notes(path: str, image: Image.Image) -> list[tuple[str, str]]:
         notes.append(("sixteen_bit", f"{path}: 16 bits per channel"))
     if orientation != 1:
         notes.append(("exif_rotated", f"{path}: EXIF orientation {orientation}"))
-    return notes
+    return orientation, notes
 
 
 def _mean_colour(pixels: np.ndarray, box: np.ndarray) -> np.ndarray:

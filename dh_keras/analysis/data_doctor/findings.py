@@ -80,7 +80,9 @@ KINDS = {
     "degenerate_box": Kind("warning", "box without area", "training drops it; so does --fix"),
     "box_outside": Kind("warning", "box reaches out of the image", "training clips it; so does --fix"),
     "boxes_not_upright": Kind(
-        "warning", "boxes fit the stored, not the upright image", "turn the boxes, or remove the EXIF orientation"
+        "warning",
+        "boxes fit the stored, not the upright image",
+        "turn the boxes, or --fix, which takes the stored size",
     ),
     "no_anchor": Kind("warning", "box that no anchor learns", "change anchor_sizes, anchor_ratios or data.min_size"),
     "tiny_box": Kind("warning", "box is tiny after resizing", "raise data.min_size and data.max_size"),

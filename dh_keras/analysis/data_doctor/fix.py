@@ -1,5 +1,6 @@
 """A cleaned copy of an annotation file. Nothing is guessed about labels; only what training could not use changes."""
 
+import contextlib
 import copy
 import json
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dh_keras.analysis.data_doctor.checks import boxes_as_stored
 from dh_keras.analysis.data_doctor.examined import Examined
 from dh_keras.data.coco import load_coco
 from dh_keras.data.coco_rows import is_int
@@ -44,14 +46,18 @@ def write_fixed(examined: Examined, output: str | Path) -> dict[str, int]:
     except OSError as error:
         raise DataError(f"--fix {output}: cannot be written ({error.strerror}); choose another place") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return changes
 
 
 def check_output(output: Path) -> None:
-    """Refuse an output that exists."""
+    """Refuse an output that exists, or for which there can be no folder."""
     if output.exists():
         raise DataError(f"--fix {output}: exists already and is not overwritten; choose another name")
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise DataError(f"--fix {output}: {parent} is no folder that can be written to; choose another place")
 
 
 def clean_tree(examined: Examined) -> tuple[dict, dict[str, int]]:
@@ -59,8 +65,10 @@ def clean_tree(examined: Examined) -> tuple[dict, dict[str, int]]:
     changes: Counter[str] = Counter()
     tree = {key: value for key, value in examined.split.tree.items() if key not in _LISTS}
     tree["categories"], category_ids = _clean_categories(examined, changes)
-    tree["images"], image_ids = _clean_images(examined, changes)
-    tree["annotations"] = _clean_annotations(examined, image_ids, category_ids, changes)
+    stored = boxes_as_stored(examined)
+    frames = [facts.stored_size if i in stored else facts.size for i, facts in enumerate(examined.facts)]
+    tree["images"], image_ids = _clean_images(examined, frames, changes)
+    tree["annotations"] = _clean_annotations(examined, frames, image_ids, category_ids, changes)
     return tree, {what: count for what, count in changes.items() if count}
 
 
@@ -90,14 +98,14 @@ def _clean_categories(examined: Examined, changes: Counter[str]) -> tuple[list[d
     return list(kept.values()), [kept[name]["id"] for name in examined.split.class_names]
 
 
-def _clean_images(examined: Examined, changes: Counter[str]) -> tuple[list[dict], list[object]]:
+def _clean_images(examined: Examined, frames: list, changes: Counter[str]) -> tuple[list[dict], list[object]]:
     """Return the rows of images that can be decoded, and the new id of each entry, None for one that is left out."""
     split = examined.split
     rows = split.tree["images"]
     changes["unusable image entries left out"] = len(rows) - len(split.images)
     kept, new_ids, used, paths = [], [], set(), set()
     highest = max([row["id"] for row in rows if is_int(row.get("id"))], default=0)
-    for entry, facts in zip(split.images, examined.facts, strict=True):
+    for index, (entry, facts) in enumerate(zip(split.images, examined.facts, strict=True)):
         row = copy.deepcopy(rows[entry.row])
         new_ids.append(None)
         if facts.error and facts.error[0] != "wrong_size":
@@ -110,8 +118,8 @@ def _clean_images(examined: Examined, changes: Counter[str]) -> tuple[list[dict]
             highest += 1
             row["id"] = highest
             changes["images renumbered; they have no boxes now, label or remove them"] += 1
-        if entry.declared != facts.size:
-            row["height"], row["width"] = facts.size
+        if entry.declared != frames[index]:
+            row["height"], row["width"] = frames[index]
             changes["sizes corrected or filled in"] += 1
         used.add(row["id"])
         paths.add(entry.path)
@@ -121,7 +129,7 @@ def _clean_images(examined: Examined, changes: Counter[str]) -> tuple[list[dict]
 
 
 def _clean_annotations(
-    examined: Examined, image_ids: list[object], category_ids: list[int], changes: Counter[str]
+    examined: Examined, frames: list, image_ids: list[object], category_ids: list[int], changes: Counter[str]
 ) -> list[dict]:
     split, rows = examined.split, examined.split.tree["annotations"]
     changes["annotations of no image or category left out"] = len(rows) - len(split.box_rows)
@@ -134,7 +142,7 @@ def _clean_annotations(
         if row["image_id"] is None:
             changes["annotations of images left out"] += 1
             continue
-        if not _fit_box(row, split.xywh[box] * scales[image], examined.facts[image].size, changes):
+        if not _fit_box(row, split.xywh[box] * scales[image], frames[image], changes):
             continue
         key = (row["image_id"], row["category_id"], *row["bbox"], bool(row.get("iscrowd", 0)))
         if key in seen:
@@ -181,5 +189,6 @@ def _fit_box(row: dict, xywh: np.ndarray, size: tuple[int, int], changes: Counte
         bbox = xywh.tolist()
     if bbox != row["bbox"]:
         row["bbox"] = bbox
-        row["area"] = min(float(row.get("area") or np.inf), float(sides.prod()))
+        known = is_int(row.get("area")) or isinstance(row.get("area"), float)  # of a mask, it is less than the box's
+        row["area"] = float(np.nanmin([row["area"] if known else np.inf, sides.prod()]))
     return True

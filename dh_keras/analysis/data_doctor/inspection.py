@@ -29,12 +29,9 @@ def inspect_data(
     """Inspect a data set, print what was found, and write a folder with `report.html` and `report.json`.
 
     Args:
-        annotations: COCO JSON of the training split.
-        images: folder of its images.
+        annotations, images, val_annotations, val_images: see `diagnose`.
         config: input size, anchors and augmentation.
         output: report folder to make; must not exist.
-        val_annotations: COCO JSON of the validation split.
-        val_images: folder of its images.
         fix: JSON file to write a cleaned copy of `annotations` to; must not exist.
         augmented: batches to show as training gets them; needs TensorFlow.
 
@@ -49,13 +46,8 @@ def inspect_data(
     with _new_folder(Path(output)) as folder:
         start = time.perf_counter()
         diagnosis = diagnose(annotations, images, config=config, val_annotations=val_annotations, val_images=val_images)
-        seconds = time.perf_counter() - start
-        _print(diagnosis, seconds)
-        batches: list[tuple[str, str]] = []
-        if augmented and diagnosis.refusal:
-            print("no batches are shown, as training would not get any")
-        elif augmented:
-            batches = augmented_batches(annotations, images, config, batches=augmented)
+        _print(diagnosis, time.perf_counter() - start)
+        batches = _draw_batches(annotations, images, config, augmented, diagnosis.refusal)
         parts = {"splits": diagnosis.splits, "findings": diagnosis.findings, "coverage": diagnosis.coverage}
         write_json(folder / "report.json", **parts)
         write_html(folder / "report.html", **parts, config=config, augmented=batches)
@@ -63,9 +55,16 @@ def inspect_data(
     if fix is not None:
         changes = write_fixed(diagnosis.splits[0], fix)
         print(f"written: {fix}, which training takes as it is" + ("" if changes else "; nothing had to change"))
-        for what, count in changes.items():
-            print(f"{count:>8}  {what}")
+        print("".join(f"{count:>8}  {what}\n" for what, count in changes.items()), end="")
     return diagnosis
+
+
+def _draw_batches(
+    annotations: str | Path, images: str | Path, config: Config, count: int, refusal: str | None
+) -> list[tuple[str, str]]:
+    if count and refusal:
+        print("no batches are shown, as training would not get any")
+    return augmented_batches(annotations, images, config, batches=count) if count and not refusal else []
 
 
 def _print(diagnosis: Diagnosis, seconds: float) -> None:

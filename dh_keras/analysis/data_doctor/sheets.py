@@ -31,9 +31,9 @@ def draw_picture(picture: Picture, class_names: Sequence[str]) -> str:
         start, end = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
         half = max(*(end - start), _SMALLEST_CLOSE_UP / _AROUND) * _AROUND / 2
         if half * 2 < size.max():
-            middle = np.clip((start + end) / 2, 0, size)
-            y1, x1 = np.clip(middle - half, 0, None).astype(int)
-            y2, x2 = np.minimum(np.ceil(middle + half), size).astype(int)
+            # Near the border the part is moved inwards, not cut.
+            low = np.clip((start + end) / 2 - half, 0, np.maximum(size - 2 * half, 0))
+            (y1, x1), (y2, x2) = low.astype(int), np.minimum(np.ceil(low + 2 * half), size).astype(int)
             pixels, boxes = pixels[y1:y2, x1:x2], boxes - [y1, x1, y1, x1]
     return draw(pixels, boxes, picture.labels, class_names)
 
