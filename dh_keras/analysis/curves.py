@@ -53,21 +53,20 @@ def best_row(rows: Sequence[Row]) -> Row | None:
     return max(rated, key=lambda row: row["AP"]) if rated else None
 
 
-def draw_curves(path: Path, rows: Sequence[Row], loss_weights: dict[str, float]) -> None:
+def draw_curves(path: Path, rows: Sequence[Row], loss_weights: dict[str, float], drops: Sequence[float]) -> None:
     """Draw four panels over the epochs.
 
     Args:
         path: the PNG file.
         rows: see `read_metrics`.
         loss_weights: {name of a loss: its weight in the total}.
+        drops: epochs after which the learning rate was lowered.
     """
     figure = new_figure(12, 8, f"Training, {int(rows[-1]['epoch'])} epochs, {int(rows[-1]['step'])} steps")
     (losses, precision), (rate, speed) = figure.subplots(2, 2)
     _draw_losses(losses, rows, loss_weights)
     _draw_precision(precision, rows)
-    _draw(rate, rows, {"lr": "learning rate"})
-    rate.set_ylim(0, 1.1 * rate.get_ylim()[1])
-    style_panel(rate, title="learning rate at the end of the epoch", x="epoch", y="learning rate")
+    _draw_rate(rate, rows, drops)
     _draw_speed(figure, speed, rows)
     for axes in (losses, precision, rate, speed):
         whole_numbers(axes, [row["epoch"] for row in rows])
@@ -106,6 +105,16 @@ def _draw_precision(axes: Axes, rows: Sequence[Row]) -> None:
     title = f"average precision, best AP {best['AP']:.3f} at epoch {int(best['epoch'])}"
     style_panel(axes, title=title, x="epoch", y="average precision")
     axes.set_ylim(0, 1)
+    axes.legend(fontsize=8, loc="best", framealpha=0.85)
+
+
+def _draw_rate(axes: Axes, rows: Sequence[Row], drops: Sequence[float]) -> None:
+    """Draw what was recorded, and where it was lowered in between."""
+    _draw(axes, rows, {"lr": "at an evaluation"}, linestyle="none", marker="o")
+    for number, epoch in enumerate(drop for drop in drops if drop <= rows[-1]["epoch"]):
+        axes.axvline(epoch, color="0.6", linewidth=1, linestyle="--", label=None if number else "lowered after")
+    axes.set_yscale("log")
+    style_panel(axes, title="learning rate", x="epoch", y="learning rate, log scale")
     axes.legend(fontsize=8, loc="best", framealpha=0.85)
 
 

@@ -99,8 +99,9 @@ def draw_comparison(
     labels = [f"{names[matches.classes[d]]} {matches.scores[d]:.2f}" for d in order]
     predictions = draw_boxes(image, matches.boxes[order] * factor, labels, colors=states)
     found, boxes = int(matches.correct.sum()), len(matches.gt_boxes)
+    summary = f"{found} of {boxes} boxes found" if boxes else "no box"
     titles = (
-        f"annotated in {Path(dataset.paths[index]).name}: {found} of {boxes} boxes found",
+        f"annotated in {Path(dataset.paths[index]).name}: {summary}",
         f"predictions above {score:g}: F1 {matches.f1:.2f}, {matches.missed_count} missed, {matches.false_count} false",
     )
     return _with_legend(side_by_side(truth, predictions, titles))

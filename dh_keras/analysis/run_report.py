@@ -12,7 +12,7 @@ from dh_keras.analysis.model_card import CardFacts, write_model_card
 from dh_keras.analysis.pictures import rank_images, write_ranked
 from dh_keras.analysis.pr_curves import class_rows, draw_pr_curves, precision_recall, write_class_rows
 from dh_keras.analysis.run_data import describe_split, describe_training_data, load_validation
-from dh_keras.config import ModelConfig
+from dh_keras.config import Config
 from dh_keras.constants import LOSS_NAMES
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.detector import Detector, detect_with_bar
@@ -65,7 +65,7 @@ def analyze_run(
     metrics = evaluate_found(val, found, max_detections=detector.max_detections)
     print(format_table(metrics))
 
-    _write_curves(run.path, history, run.config.model)
+    _write_curves(run.path, history, run.config)
     rows = _write_classes(run.path, val, detections, metrics, detector.max_detections)
     _write_images(run.path, val, detections, score)
     facts = CardFacts(
@@ -86,16 +86,15 @@ def analyze_run(
     return metrics
 
 
-def _write_curves(folder: Path, history: Sequence[Row], model: ModelConfig) -> None:
+def _write_curves(folder: Path, history: Sequence[Row], config: Config) -> None:
     if not history:
         print(f"{folder}: has no {METRICS_FILE}, so no {CURVES_FILE} is drawn; only training writes it")
         return
-    draw_curves(folder / CURVES_FILE, history, {name: _weight(model, name) for name in LOSS_NAMES})
-
-
-def _weight(model: ModelConfig, loss: str) -> float:
-    """Weight of a loss in the total; those of the RPN have none."""
-    return getattr(model.loss_weights, loss.removesuffix("_loss"), 1.0)
+    # Those of the RPN have no weight.
+    weights = {name: getattr(config.model.loss_weights, name.removesuffix("_loss"), 1.0) for name in LOSS_NAMES}
+    steps_per_epoch = history[-1]["step"] / history[-1]["epoch"]
+    unit = 1 if config.train.steps is None else steps_per_epoch
+    draw_curves(folder / CURVES_FILE, history, weights, [drop / unit for drop in config.train.drops])
 
 
 def _write_classes(

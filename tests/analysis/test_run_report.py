@@ -213,7 +213,7 @@ def test_the_metrics_table_is_read_and_its_best_row_is_the_first_of_the_highest_
     assert [row["AP"] for row in rows] == [0.2, 0.4, 0.4, None]
     assert best_row(rows)["epoch"] == 2
     assert best_row(rows[3:]) is None
-    draw_curves(tmp_path / "curves.png", rows[3:], WEIGHTS)
+    draw_curves(tmp_path / "curves.png", rows[3:], WEIGHTS, [2, 9])
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (1320, 880)
 
