@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dh_keras.analysis.figures import replace_file
 from dh_keras.analysis.head_figures import draw_figures
 from dh_keras.analysis.head_measurement import KINDS, HeadMeasurements, images_with_objects, measure_heads
 from dh_keras.analysis.head_probe import HeadProbe, open_comparable_runs
@@ -26,9 +27,12 @@ from dh_keras.analysis.head_statistics import (
 from dh_keras.analysis.sliding_windows import IOU_BINS
 from dh_keras.data.coco import load_coco
 from dh_keras.errors import DataError
+from dh_keras.files import PARTIAL_PREFIX, require_writable, writing
+from dh_keras.run_folder import RunFolder
 
 OUTPUT_DIR = "heads"
 NUMBERS_FILE = "heads.json"
+_OUTPUT_BYTES = 2_000_000
 
 
 def analyze_heads(
@@ -55,12 +59,12 @@ def analyze_heads(
 
     Raises:
         DataError: for wrong models, data without objects, an output folder that is not empty, or a limit below 1.
+        WriteError: when the disk does not take the output; nothing has been measured then.
     """
     if limit is not None and limit < 1:
         raise DataError(f"--limit: expected at least 1 image, got {limit}")
-    if output is not None and Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
-        raise DataError(f"{output}: exists already and is not overwritten; choose another --output")
     runs = open_comparable_runs(models, overrides)
+    folder = _output_folder(output, runs[0])
     dataset = load_coco(annotations, images, categories=runs[0].categories)
     print(f"data: {dataset.summary()}")
     indices = images_with_objects(dataset, limit=limit)
@@ -71,9 +75,17 @@ def analyze_heads(
         "annotations": str(annotations),
         **summarize_heads(measured),
     }
-    folder = runs[0].path / OUTPUT_DIR if output is None else Path(output)
     _write(folder, results, measured)
     return results, folder
+
+
+def _output_folder(output: str | Path | None, run: RunFolder) -> Path:
+    """Where to write, looked at before minutes of work."""
+    folder = run.path / OUTPUT_DIR if output is None else Path(output)
+    if output is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists already and is not overwritten; choose another --output")
+    require_writable(next(path for path in (folder, *folder.absolute().parents) if path.exists()), _OUTPUT_BYTES)
+    return folder
 
 
 def summarize_heads(measured: HeadMeasurements) -> dict[str, Any]:
@@ -140,17 +152,17 @@ def _without_nan(values: np.ndarray) -> list[float | None]:
 
 def _write(folder: Path, results: dict[str, Any], measured: HeadMeasurements) -> None:
     """Make all files beside the folder, then move them in; a failure leaves what was there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".partial-{folder.name}-{os.getpid()}")
-    try:
-        partial.mkdir()
-        draw_figures(partial, results, measured.feature_correlation, measured.weight_correlation)
-        (partial / NUMBERS_FILE).write_text(json.dumps(results, indent=1), encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        for path in sorted(partial.iterdir(), key=lambda path: path.name == NUMBERS_FILE):
-            os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    partial = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}-{os.getpid()}")
+    with writing(folder):
+        try:
+            partial.mkdir(parents=True)
+            draw_figures(partial, results, measured.feature_correlation, measured.weight_correlation)
+            replace_file(partial / NUMBERS_FILE, json.dumps(results, indent=1).encode())
+            folder.mkdir(exist_ok=True)
+            for path in partial.iterdir():
+                os.replace(path, folder / path.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def format_heads(results: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from dh_keras.config import load_config
 from dh_keras.data.coco import load_coco, read_categories
 from dh_keras.data.dataset import Category
 from dh_keras.detector import read_image
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, WriteError
 from dh_keras.run_folder import create_run, open_run
 from dh_keras.weights import save_weights
 
@@ -293,3 +293,9 @@ def test_data_without_boxes_and_a_limit_of_nothing_are_refused(runs, given, tmp_
         analyze_heads([runs / "double_head_ext"], annotations=empty, images=given["images"], output=tmp_path / "out")
     with pytest.raises(DataError, match=r"--limit: expected at least 1 image, got 0"):
         analyze_heads([runs / "double_head_ext"], **given, limit=0)
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_anything_is_measured(runs, given, monkeypatch):
+    monkeypatch.setattr(head_analysis, "measure_heads", lambda *arguments: pytest.fail("has measured"))
+    with pytest.raises(WriteError, match=r"config\.yaml: cannot be written: Not a directory; choose a folder"):
+        analyze_heads([runs / "single_fc", runs / "single_conv"], **given, output=runs / "single_fc/config.yaml/out")
