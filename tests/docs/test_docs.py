@@ -107,7 +107,7 @@ def test_named_files_exist(page):
         assert (ROOT / name).is_file(), f"{page.name}: {name}"
 
 
-@EVERY_PAGE
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "quickstart.ipynb"], ids=lambda page: page.stem)
 def test_no_word_stands_there_that_should_not(page):
     found = FORBIDDEN.search(page.read_text())
     assert found is None, f"{page.name}: {found}"

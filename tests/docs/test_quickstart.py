@@ -1,6 +1,7 @@
 """The quickstart notebook runs from top to bottom; here with a model and a dataset that take seconds."""
 
 import copy
+import json
 from pathlib import Path
 
 import nbformat
@@ -43,3 +44,11 @@ def test_the_notebook_trains_detects_and_draws(executed):
     assert "'box'" in outputs_of(notebook, "as_dicts")[0]["data"]["text/plain"] or "[]" in str(
         outputs_of(notebook, "as_dicts")
     )
+
+
+def test_the_stored_notebook_shows_a_real_run():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert any("image/jpeg" in output.get("data", {}) for cell in code for output in cell["outputs"])
+    assert NOTEBOOK.stat().st_size < 200_000
