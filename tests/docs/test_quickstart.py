@@ -18,7 +18,14 @@ def executed(tmp_path_factory, tiny_overrides, tiny_shapes):
     notebook = copy.deepcopy(nbformat.read(NOTEBOOK, as_version=4))
     (settings,) = (cell for cell in notebook.cells if "settings" in cell.metadata.get("tags", []))
     directory = Path(tiny_shapes.val_images).parent  # drawn with the settings below, so it is used as it is
-    tiny = [*tiny_overrides, "train.epochs=1", "train.drops=[]", "train.pictures=0", "model.score_threshold=0.0"]
+    tiny = [
+        *tiny_overrides,
+        "train.epochs=1",
+        "train.drops=[]",
+        "train.pictures=0",
+        "train.sanity_images=0",
+        "model.score_threshold=0.0",
+    ]
     tiny += ["data.shapes.train_images=12", "data.shapes.val_images=6", f"data.shapes.directory={directory}"]
     settings.source = f"from pathlib import Path\nsettings = {tiny!r}\nrun = Path('runs/quickstart')"
     client = nbclient.NotebookClient(
