@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dh_keras.analysis.data_doctor.examined import Examined
@@ -113,20 +114,20 @@ def _image_sizes(splits: Sequence[Examined]) -> bytes:
     axes = figure.subplots()
     for examined in splits:
         sizes, counts = np.unique(examined.sizes[examined.good], axis=0, return_counts=True)
-        label = f"{examined.split.name}: {counts.sum()} images, {len(sizes)} sizes"
+        label = f"{examined.split.name}: {counts.sum()} images, {len(sizes)} size{'s' * (len(sizes) != 1)}"
         area = 20 + 180 * counts / max(counts.max(initial=1), 1)
         axes.scatter(sizes[:, 1], sizes[:, 0], s=area, alpha=0.5, color=_COLOURS[examined.split.name], label=label)
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.margins(0.15)
+    highest = np.concatenate([examined.sizes[examined.good] for examined in splits]).max(axis=0, initial=1) * 1.15
+    axes.set_xlim(0, highest[1])
+    axes.set_ylim(0, highest[0])
     axes.set_xlabel("width, pixels (larger dot: more images)")
     axes.set_ylabel("height, pixels")
-    return _finish(figure, axes)
+    return _finish(figure, axes, legend="lower left")
 
 
-def _finish(figure: Figure, axes) -> bytes:
+def _finish(figure: Figure, axes: Axes, legend: str = "best") -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc=legend)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
