@@ -65,16 +65,22 @@ def backbone_multiply_adds(config: BackboneConfig, *, height: int, width: int) -
     Raises:
         ConfigError: for a backbone of KerasHub.
     """
+    return sum(backbone_stage_multiply_adds(config, height=height, width=width))
+
+
+def backbone_stage_multiply_adds(config: BackboneConfig, *, height: int, width: int) -> list[int]:
+    """The parts of `backbone_multiply_adds`: the stem and the four stages."""
     if config.name != RESNET:
         raise ConfigError(f"key model.backbone.name: operations are counted for {RESNET} only")
     bottleneck = config.depth > 18
     size = _half((height, width))
-    total = _conv(size, kernel=7, inputs=3, outputs=config.width)
+    totals = [_conv(size, kernel=7, inputs=3, outputs=config.width)]
     size = _half(size)  # the max pool
     channels = config.width
     for stage, blocks in enumerate(BLOCKS_PER_STAGE[config.depth]):
         inner = config.width * 2**stage
         outputs = inner * BOTTLENECK_EXPANSION if bottleneck else inner
+        total = 0
         for block in range(blocks):
             input_size = size
             if block == 0 and stage > 0:
@@ -89,7 +95,8 @@ def backbone_multiply_adds(config: BackboneConfig, *, height: int, width: int) -
             if block == 0 and (bottleneck or stage > 0):
                 total += _conv(size, kernel=1, inputs=channels, outputs=outputs)
             channels = outputs
-    return total
+        totals.append(total)
+    return totals
 
 
 def fpn_multiply_adds(config: ModelConfig, *, height: int, width: int) -> int:

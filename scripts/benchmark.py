@@ -1,4 +1,4 @@
-"""Measure how long a detector takes, stage by stage, and how that compares with a matrix product and a peer."""
+"""Measure how long inference or a training step takes, part by part, beside a matrix product and a peer."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dh_keras.benchmark import PEERS
 from dh_keras.cli import make_parser, run_script
-from dh_keras.config import load_config
+from dh_keras.config import ModelConfig, load_config
 from dh_keras.constants import PRECISIONS, SIZE_DIVISOR
 from dh_keras.errors import ConfigError, DataError
 
@@ -31,10 +31,13 @@ def count(text: str) -> int:
 def parse() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("--config", type=Path, default=CONFIG, help="YAML file of the detector; it gets 80 classes")
+    parser.add_argument("--train", action="store_true", help="measure training steps instead of inference")
+    parser.add_argument("--growth", action="store_true", help="with --train: against batch, RoIs, image size and boxes")
     parser.add_argument("--peer", choices=tuple(PEERS), help="measure this implementation on the same input too")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="JSON file to write")
-    parser.add_argument("--sizes", nargs="+", type=size, default=[(800, 1344)], metavar="HxW", help="image sizes")
-    parser.add_argument("--batches", nargs="+", type=count, default=[1], metavar="B", help="images per batch")
+    sizes = "image sizes; 800x1344, and in training a batch of two 512x512 images too, when not given"
+    parser.add_argument("--sizes", nargs="+", type=size, metavar="HxW", help=sizes)
+    parser.add_argument("--batches", nargs="+", type=count, metavar="B", help="images per batch; 1 when not given")
     parser.add_argument(
         "--surviving",
         nargs="+",
@@ -47,24 +50,33 @@ def parse() -> argparse.ArgumentParser:
     return parser
 
 
+def measure_inference(args: argparse.Namespace, model: ModelConfig) -> dict:
+    from dh_keras.benchmark.runner import run_benchmark
+
+    sizes = {"sizes": args.sizes or [(800, 1344)], "batches": args.batches or [1], "surviving": args.surviving}
+    return run_benchmark(model, **sizes, precision=args.precision, repeats=args.repeats, peer=args.peer)
+
+
+def measure_training(args: argparse.Namespace, model: ModelConfig) -> dict:
+    from dh_keras.benchmark.training_runner import make_cases, run_training_benchmark
+
+    cases = make_cases(args.sizes, args.batches)
+    return run_training_benchmark(model, cases=cases, growth=args.growth, repeats=args.repeats, peer=args.peer)
+
+
 def main(args: argparse.Namespace) -> None:
     if args.output and args.output.exists():
         raise DataError(f"{args.output}: exists already and is not overwritten; choose another --output")
-    if 0 in (args.repeats, *args.batches):
+    if 0 in (args.repeats, *(args.batches or ())):
         raise ConfigError("--repeats and --batches: expected at least 1, got 0")
+    if args.train and (args.surviving or args.precision != "float32"):
+        raise ConfigError("--surviving and --precision: of inference only; --train measures mixed bfloat16 too")
+    if args.growth and (not args.train or args.peer or args.sizes or args.batches):
+        raise ConfigError("--growth: needs --train, and has sizes and batches of its own and no --peer")
     config = load_config(args.config, args.overrides)
     print(f"config: {' '.join([str(args.config), *args.overrides])}")
-    from dh_keras.benchmark.runner import run_benchmark
-
-    results = run_benchmark(
-        config.model,
-        sizes=args.sizes,
-        batches=args.batches,
-        surviving=args.surviving,
-        precision=args.precision,
-        repeats=args.repeats,
-        peer=args.peer,
-    )
+    measure = measure_training if args.train else measure_inference
+    results = measure(args, config.model)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(results, indent=1), encoding="utf-8")

@@ -255,7 +255,7 @@ def test_peers_are_padded_to_multiples_of_their_last_stride():
     class Config:
         max_level = 6
 
-    assert peer._padded_size(Config, tf.TensorShape([1, 800, 1344, 3])) == (832, 1344)
+    assert peer.padded_size(Config, tf.TensorShape([1, 800, 1344, 3])) == (832, 1344)
 
 
 def test_both_gemm_rates_are_shown_when_they_differ():

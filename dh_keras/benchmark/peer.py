@@ -50,11 +50,11 @@ def _build_model_garden(experiment: str, shape: tf.TensorShape) -> tuple[Any, An
     config = get_exp_config(experiment).task.model
     # The same numbers at inference, by a kernel that TensorFlow fuses into the convolution.
     config.norm_activation.use_sync_bn = False
-    padded = tf.TensorSpec([shape[0], *_padded_size(config, shape), 3])
+    padded = tf.TensorSpec([shape[0], *padded_size(config, shape), 3])
     return build_maskrcnn(input_specs=padded, model_config=config), config
 
 
-def _padded_size(config: Any, shape: tf.TensorShape) -> tuple[int, int]:
+def padded_size(config: Any, shape: tf.TensorShape) -> tuple[int, int]:
     """Height and width as multiples of the stride of its last level."""
     stride = 2**config.max_level
     return tuple(-(-side // stride) * stride for side in shape[1:3])
@@ -65,7 +65,7 @@ def _frozen_graph(model: Any, config: Any, shape: tf.TensorShape) -> Callable:
     from official.vision.ops.preprocess_ops import MEAN_RGB, STDDEV_RGB, normalize_image
 
     batch, height, width, _ = shape
-    padded_height, padded_width = _padded_size(config, shape)
+    padded_height, padded_width = padded_size(config, shape)
 
     def predict(images: tf.Tensor) -> list[tf.Tensor]:
         pixels = normalize_image(tf.cast(images, tf.float32), offset=MEAN_RGB, scale=STDDEV_RGB)
