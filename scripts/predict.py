@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     share = f", shard {settings.shard}" if settings.shard.count > 1 else ""
     print(f"model: {args.model}; {len(paths)} file(s){share}, score above {args.score}")
     summary = predict_files(detector, paths, args.output, settings, resume=args.resume)
-    print(f"found: {summary}" if summary.images else "found: nothing new")
+    print(f"found: {summary}")
     print(f"written: {args.output}" + ("; join the shards with merge_predictions.py" if share else ""))
     for error in summary.errors[:SHOWN_ERRORS]:
         print(f"error: {error}", file=sys.stderr)

@@ -25,7 +25,7 @@ PARTS_DIR = "parts"
 ERRORS_FILE = "errors.csv"
 IMAGES_FILE = "coco_images.json"
 
-_MODEL_FILES = (CONFIG_FILE, CLASSES_FILE, BEST_WEIGHTS, LAST_WEIGHTS, "saved_model.pb", "variables/*")
+_MODEL_FILES = (CONFIG_FILE, CLASSES_FILE, "saved_model.pb", "variables/*")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class PredictionSettings:
 
 def model_digest(path: Path) -> str:
     """Digest of the files that a run folder's or SavedModel's detections depend on."""
-    return file_digest(sorted(file for pattern in _MODEL_FILES for file in path.glob(pattern)))
+    files = sorted(file for pattern in _MODEL_FILES for file in path.glob(pattern))
+    return file_digest(files + [path / name for name in (BEST_WEIGHTS, LAST_WEIGHTS) if (path / name).is_file()][:1])
 
 
 def file_digest(paths: Iterable[Path]) -> str:

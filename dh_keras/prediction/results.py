@@ -30,12 +30,14 @@ class Summary:
         empty: those among them without a detection.
         counts: detections by name of the class.
         errors: one line for each file that could not be read, or not to its end.
+        finished_before: whether there was nothing left to do, so that nothing was counted.
     """
 
     images: int = 0
     empty: int = 0
     counts: Counter = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
+    finished_before: bool = False
 
     def add(self, row: dict[str, Any]) -> None:
         """Count a row."""
@@ -48,6 +50,8 @@ class Summary:
 
     def __str__(self) -> str:
         """Counts in a line."""
+        if self.finished_before:
+            return "all files were finished before"
         found = ", ".join(f"{count} {name}" for name, count in self.counts.most_common()) or "nothing"
         return f"{found} in {self.images} image(s), {self.empty} of them without a detection"
 

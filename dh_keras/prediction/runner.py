@@ -54,7 +54,7 @@ def predict_files(
     folder = begin(Path(output), settings.describe(paths, detector.categories, len(chunks)))
     if folder.is_finished:
         folder.remove_parts()
-        return Summary(errors=read_errors(folder.path))
+        return Summary(errors=read_errors(folder.path), finished_before=True)
     missing = folder.missing_parts()
     done = len(items) - sum(len(chunks[number]) for number in missing)
     with (

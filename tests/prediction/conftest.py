@@ -1,12 +1,11 @@
 """One detector and a few files for all tests of this folder."""
 
-import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from prediction.helpers import write_video
 
 from dh_keras.detector import Detector
 
@@ -40,24 +39,3 @@ def video(images, tmp_path_factory):
     path = tmp_path_factory.mktemp("videos") / "clip.avi"
     write_video(path, [np.asarray(Image.open(images[index]).convert("RGB")) for index in (0, 2, 0, 2, 0)])
     return path
-
-
-def write_video(path, frames, rate=10):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), rate, frames[0].shape[1::-1])
-    for frame in frames:
-        writer.write(frame[..., ::-1])
-    writer.release()
-
-
-def read_rows(folder):
-    return json.loads((folder / "predictions.json").read_text())
-
-
-def assert_rows_agree(ours, theirs, atol=1e-3):
-    """The same files and, up to rounding, the same detections."""
-    assert [row["file"] for row in ours] == [row["file"] for row in theirs]
-    for row, other in zip(ours, theirs, strict=True):
-        assert (row["width"], row["height"]) == (other["width"], other["height"])
-        for name in ("score", "box"):
-            values = [[one[name] for one in rows["detections"]] for rows in (row, other)]
-            np.testing.assert_allclose(values[0], values[1], atol=atol)

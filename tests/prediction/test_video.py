@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from prediction.helpers import read_rows, write_video
 
 from dh_keras.prediction.folder import PredictionSettings
 from dh_keras.prediction.runner import predict_files
 from dh_keras.prediction.video import VideoReader, VideoWriter
-from tests.prediction.conftest import read_rows, write_video
 
 
 def frames_of(path):
