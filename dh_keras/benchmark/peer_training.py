@@ -11,7 +11,9 @@ from dh_keras.benchmark.training_workload import Case, make_training_batch
 
 
 def measure_peer_training(name: str, case: Case, *, repeats: int) -> dict:
-    """Time a peer's own training step with random weights, float32, plain batch norms and SGD with momentum.
+    """Time a peer's own training step with random weights, float32, plain batch norms and its own optimiser.
+
+    The learning rate is zero, as in our step.
 
     Args:
         name: a key of `PEERS`.
@@ -21,13 +23,13 @@ def measure_peer_training(name: str, case: Case, *, repeats: int) -> dict:
     Returns:
         name, the case's fields, total_ms, gemm_gflops and peak_rss_mb.
     """
-    import tf_keras
     from official.core.exp_factory import get_exp_config
     from official.vision import configs  # noqa: F401, registers the experiments
     from official.vision.tasks.maskrcnn import MaskRCNNTask
 
     before = gemm_gflops("float32")
-    task_config = get_exp_config(PEERS[name]).task
+    experiment = get_exp_config(PEERS[name])
+    task_config = experiment.task
     model_config = task_config.model
     model_config.norm_activation.use_sync_bn = False
     model_config.roi_sampler.num_sampled_rois = case.rois
@@ -37,7 +39,10 @@ def measure_peer_training(name: str, case: Case, *, repeats: int) -> dict:
     task = MaskRCNNTask(task_config)
     model = task.build_model()
     inputs = peer_inputs(model_config, make_training_batch(case), padded)
-    optimizer = tf_keras.optimizers.legacy.SGD(1e-6, momentum=0.9)
+    schedule = experiment.trainer.optimizer_config
+    schedule.learning_rate.stepwise.values = [0.0, 0.0, 0.0]
+    schedule.warmup.linear.warmup_learning_rate = 0.0
+    optimizer = task.create_optimizer(schedule)
     step = tf.function(lambda images, labels: task.train_step((images, labels), model, optimizer), autograph=False)
     _, total_ms = median_ms(step, *inputs, repeats=repeats)
     peak = peak_rss_mb()
