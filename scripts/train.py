@@ -8,6 +8,7 @@ from dh_keras.cli import make_parser, run_script
 from dh_keras.config import DEFAULT_CONFIG, load_config
 from dh_keras.errors import ConfigError
 from dh_keras.run_folder import CONFIG_FILE, next_free_run, open_run
+from dh_keras.training.cluster import prepare_environment, read_cluster
 
 DATA_ARGUMENTS = ("train_annotations", "train_images", "val_annotations", "val_images")
 
@@ -25,6 +26,9 @@ def parse() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--strategy", choices=("none", "mirrored", "multi_worker"), default="none", help="devices to use"
+    )
+    parser.add_argument(
+        "--worker-timeout", type=float, default=180.0, metavar="SECONDS", help="wait this long for the other workers"
     )
     parser.add_argument("--output", type=Path, metavar="RUN", help="run folder to write (default: runs/CONFIG)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
@@ -44,12 +48,20 @@ def main(args: argparse.Namespace) -> None:
     output = args.output or next_free_run("runs", path.stem)
     print(f"config: {path}{' with ' + ' '.join(changes) if changes else ''}")
     print(f"run folder: {output}")
+    if args.strategy == "multi_worker":
+        prepare_environment()
     from dh_keras.analysis.run_data import names_validation
     from dh_keras.analysis.run_report import analyze_run
-    from dh_keras.training.cluster import read_cluster
     from dh_keras.training.loop import train  # after the arguments are known to be good: TensorFlow takes seconds
 
-    run = train(config, output=output, strategy=args.strategy, resume=args.resume, init=args.init)
+    run = train(
+        config,
+        output=output,
+        strategy=args.strategy,
+        resume=args.resume,
+        init=args.init,
+        worker_timeout=args.worker_timeout,
+    )
     if args.strategy == "multi_worker" and read_cluster().index > 0:
         return
     if names_validation(run.config.data):

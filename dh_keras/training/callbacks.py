@@ -13,6 +13,7 @@ from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.schedule import Length
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.state import save_state
+from dh_keras.training.workers import Workers
 from dh_keras.weights import save_weights
 
 # TensorBoard gets every so many steps.
@@ -25,18 +26,47 @@ class StepCounter(keras.callbacks.Callback):
     Args:
         progress: of the run.
         stop: notes the signals.
+        workers: all of them end after the same step.
     """
 
-    def __init__(self, *, progress: Progress, stop: StopRequest):
+    def __init__(self, *, progress: Progress, stop: StopRequest, workers: Workers):
         super().__init__()
         self.progress = progress
         self.stop = stop
+        self.workers = workers
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Count."""
         self.progress.add_step(logs or {})
+        self.stop.agree(self.workers)
         if self.stop.number is not None:
             self.model.stop_training = True
+
+
+class EvaluationHelper(keras.callbacks.Callback):
+    """On a worker that is not the chief, in the place of `RunRecorder`: takes part in its evaluations.
+
+    Args:
+        progress, length, evaluate, evaluate_every: see `RunRecorder`.
+    """
+
+    def __init__(self, *, progress: Progress, length: Length, evaluate: Callable[[], Any] | None, evaluate_every: int):
+        super().__init__()
+        self.progress = progress
+        self.length = length
+        self.evaluate = evaluate
+        self.evaluate_every = evaluate_every
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Evaluate with the others, unless the epoch was cut short."""
+        if not self.model.stop_training:
+            self.record_epoch()
+
+    def record_epoch(self) -> None:
+        """Evaluate with the others if it is due."""
+        if self.evaluate and self.progress.is_evaluation_due(self.length, self.evaluate_every):
+            self.evaluate()
+        self.progress.record_epoch()
 
 
 class RunRecorder(keras.callbacks.Callback):
@@ -102,7 +132,7 @@ class RunRecorder(keras.callbacks.Callback):
     def record_epoch(self) -> None:
         """Evaluate if it is due, then write metrics, events, weights and a checkpoint."""
         epoch = -(-self.progress.step // self.length.steps_per_epoch)
-        due = epoch % self.evaluate_every == 0 or self.progress.step == self.length.steps
+        due = self.progress.is_evaluation_due(self.length, self.evaluate_every)
         row = self._row(epoch)
         if due and self.evaluate:
             self.save()  # what interrupts the evaluation costs no step

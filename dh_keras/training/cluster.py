@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dh_keras.errors import TrainingError
@@ -64,6 +65,15 @@ def read_cluster() -> Cluster:
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(addresses):
         raise _wrong("task.index", f"an integer from 0 to {len(addresses) - 1}", index)
     return Cluster(tuple(addresses), index)
+
+
+def prepare_environment() -> None:
+    """What TensorFlow must find in the environment when it is imported, for a process that is one of several.
+
+    oneDNN's gradients of convolutions crash ("double free or corruption") beside collective operations on a CPU.
+    """
+    if not Path("/dev/nvidiactl").exists():
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def _part(config: Any, name: str) -> dict:

@@ -1,7 +1,7 @@
 """One training run, from a config to a run folder."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +16,13 @@ from dh_keras.data.pipeline import plan_batches, steps_per_epoch, train_dataset
 from dh_keras.data.splits import load_splits
 from dh_keras.detector import Detector
 from dh_keras.errors import TrainingError, WriteError
-from dh_keras.evaluation import check_ground_truth, evaluate_detections, format_table
+from dh_keras.evaluation import check_ground_truth, format_table
 from dh_keras.files import require_writable
 from dh_keras.hub import resolve_backbone
 from dh_keras.model import DoubleHeadRCNN
 from dh_keras.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, create_run, open_run
-from dh_keras.training.callbacks import RunRecorder, StepCounter
+from dh_keras.training.callbacks import EvaluationHelper, RunRecorder, StepCounter
+from dh_keras.training.facts import data_facts, program_facts, weights_facts
 from dh_keras.training.fitting import fit
 from dh_keras.training.model_table import format_model_table
 from dh_keras.training.optimizer import RecipeSGD
@@ -30,9 +31,11 @@ from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.resume import check_classes, check_config, cut_back, plan_fingerprint, restore, resume_command
 from dh_keras.training.sanity import check_evaluation
 from dh_keras.training.schedule import Length, make_schedule, training_length
+from dh_keras.training.shared_evaluation import evaluate_together
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.state import save_state
-from dh_keras.training.strategy import is_chief, make_strategy, worker_shard
+from dh_keras.training.strategy import join_workers, make_strategy
+from dh_keras.training.workers import Workers
 from dh_keras.weights import initialize_weights, load_weights
 
 # State, the one it replaces, the best and the last weights with theirs: together at most this many times the state.
@@ -62,6 +65,7 @@ def train(
     strategy: str = "none",
     resume: bool = False,
     init: str | Path | None = None,
+    worker_timeout: float = 180.0,
 ) -> RunFolder:
     """Train a detector.
 
@@ -74,6 +78,8 @@ def train(
         strategy: see `make_strategy`.
         resume: go on from the run folder's state, to the same weights and losses as if it had not stopped.
         init: run folder or weights file to start from.
+        worker_timeout: seconds to wait for the other workers of "multi_worker", all of which must be given the same
+            arguments and see the run folder; the first one writes it.
 
     Returns:
         The run folder, with weights, metrics and pictures in it.
@@ -82,43 +88,52 @@ def train(
         DataError, ConfigError, TrainingError, WriteError: one line that says what to change.
         Interrupted: when a signal ended training and everything is saved.
     """
+    with join_workers(strategy, timeout=worker_timeout) as workers:
+        return _train(config, Path(output), strategy, resume, init, workers)
+
+
+def _train(
+    config: Config | None, output: Path, strategy: str, resume: bool, init: str | Path | None, workers: Workers
+) -> RunFolder:
     if resume:
         run = open_run(output)
         config = config or run.config
     config.model.backbone = resolve_backbone(config.model.backbone)
     if resume:
         check_config(config, run)
+    workers.agree(program_facts(config, addresses=workers.cluster.addresses, resume=resume))
     distribution = make_strategy(strategy)
-    data = load_training_data(config)
+    data = _load_in_turn(config, workers)
     if resume:
         check_classes(data.train.categories, run, data.train.annotations_path)
     with distribution.scope():
         model = _build(config, data, distribution, pretrained=not resume and init is None)
         if init is not None and not resume:
             _report_init(initialize_weights(model, init, data.train.categories), init)
-    run = RunFolder(Path(output), config, tuple(data.train.categories))
-    progress = _resume(model, data, run) if resume else _begin(model, data, run, is_chief(distribution))
+    run = RunFolder(output, config, tuple(data.train.categories))
+    progress = _resume(model, data, run, workers) if resume else _begin(model, data, run, workers)
+    workers.agree({"step to go on from": progress.step, **weights_facts(_saved_weights(model))})
     if progress.recorded_step == data.length.steps and (run.path / PICTURES_DIR).is_dir():
         print(f"{run.path}: has finished all its {data.length.steps} steps; nothing to go on with")
         return run
     print(format_model_table(model, config))
     detector = Detector.from_model(model, run.categories, min_size=config.data.min_size, max_size=config.data.max_size)
-    if is_chief(distribution) and data.val is not None and config.train.sanity_images:
+    if workers.is_chief and data.val is not None and config.train.sanity_images:
         limit = config.model.max_detections
         check_evaluation(detector, data.val, count=config.train.sanity_images, max_detections=limit)
     try:
-        _fit(model, detector, data, run, distribution, progress)
-        if is_chief(distribution):
+        _fit(model, detector, data, run, distribution, progress, workers)
+        if workers.is_chief:
             _finish(model, detector, data, run)
     except WriteError as error:
         raise WriteError(f"{error}, then go on with: {resume_command(run)}") from error
     return run
 
 
-def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, chief: bool) -> Progress:
+def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: Workers) -> Progress:
     """Make the run folder, with a state from which a run that is killed at once can be resumed."""
     progress = Progress(plan=plan_fingerprint(data.train, data.plan))
-    if chief:
+    if workers.is_chief:
         create_run(run.path, run.config, run.categories)
         state_bytes = 4 * sum(variable.shape.num_elements() for variable in _saved_variables(model))
         require_writable(run.path, COPIES_OF_STATE * state_bytes)
@@ -130,14 +145,31 @@ def _saved_variables(model: DoubleHeadRCNN) -> list:
     return [*model.variables, *model.optimizer.variables]
 
 
-def _resume(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder) -> Progress:
-    require_writable(run.path, 0)
+def _saved_weights(model: DoubleHeadRCNN) -> list:
+    return [*model.weights, *model.optimizer.variables]
+
+
+def _resume(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: Workers) -> Progress:
+    if workers.is_chief:
+        require_writable(run.path, 0)
     progress = restore(model, run, data.length, plan_fingerprint(data.train, data.plan))
     print(
         f"resumed {run.path}: {progress.step} of {data.length.steps} steps done, {progress.recorded_step} of them "
         f"evaluated, best AP {progress.best_ap}"
     )
     return progress
+
+
+def _load_in_turn(config: Config, workers: Workers) -> TrainingData:
+    """Read the data, and make sure that all workers have read the same."""
+    generated = config.data.train_annotations is None and config.data.train_tfrecords is None
+    if generated and not workers.is_chief:
+        workers.broadcast()  # the chief has written them
+    data = load_training_data(config)
+    if generated and workers.is_chief:
+        workers.broadcast()
+    workers.agree(data_facts(data.train, data.val))
+    return data
 
 
 def load_training_data(config: Config) -> TrainingData:
@@ -203,37 +235,45 @@ def _fit(
     run: RunFolder,
     distribution: tf.distribute.Strategy,
     progress: Progress,
+    workers: Workers,
 ) -> None:
     """Train from where progress says; leave with `Interrupted` when a signal came."""
-    chief, shard = is_chief(distribution), worker_shard(distribution)
-    bar = ProgressBar(progress=progress, batch_size=run.config.data.batch_size, length=data.length, show=chief)
+    config, chief = run.config, workers.is_chief
+    bar = ProgressBar(progress=progress, batch_size=config.data.batch_size, length=data.length, show=chief)
 
     def make_batches(start_step: int) -> tf.data.Dataset:
         def make_dataset(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
             return train_dataset(
-                data.train, run.config.data, plan=data.plan, seed=model.seed, start_step=start_step, shard=shard
+                data.train,
+                config.data,
+                plan=data.plan,
+                seed=model.seed,
+                start_step=start_step,
+                shard=(workers.index, workers.count),
+                parts=distribution.num_replicas_in_sync // workers.count if context else 1,
             )
 
-        return distribution.distribute_datasets_from_function(make_dataset) if shard[1] > 1 else make_dataset()
+        return distribution.distribute_datasets_from_function(make_dataset) if workers.count > 1 else make_dataset()
 
     with StopRequest(lambda: progress.step, resume_command(run)) as stop:
-        callbacks: list = [StepCounter(progress=progress, stop=stop), bar]
+        evaluate = functools.partial(evaluate_together, detector, data.val, config, workers=workers, stop=stop)
+        evaluation = {
+            "progress": progress,
+            "length": data.length,
+            "evaluate": evaluate if data.val is not None else None,
+            "evaluate_every": config.train.evaluate_every,
+        }
         if chief:
             cut_back(run, progress)
-            evaluate = functools.partial(evaluate_split, detector, data.val, run.config, on_images=stop.leave_if_asked)
             recorder = RunRecorder(
-                run=run,
-                progress=progress,
-                length=data.length,
-                progress_bar=bar,
-                evaluate=evaluate if data.val is not None else None,
-                evaluate_every=run.config.train.evaluate_every,
-                checkpoint_every=run.config.train.checkpoint_every,
+                run=run, progress_bar=bar, checkpoint_every=config.train.checkpoint_every, **evaluation
             )
-            callbacks.append(recorder)
-            if progress.is_at_end_of_epoch(data.length):
-                recorder.set_model(model)
-                recorder.record_epoch()
+        else:
+            recorder = EvaluationHelper(**evaluation)
+        callbacks = [StepCounter(progress=progress, stop=stop, workers=workers), bar, recorder]
+        if progress.is_at_end_of_epoch(data.length):
+            recorder.set_model(model)
+            recorder.record_epoch()
         fit(
             model,
             make_batches,
@@ -246,21 +286,13 @@ def _fit(
         stop.leave_if_asked()
 
 
-def evaluate_split(
-    detector: Detector, dataset: CocoDataset, config: Config, *, on_images: Callable[[int], object] | None = None
-) -> dict[str, object]:
-    """COCO metrics of a split; on_images is called with the number of images done."""
-    found = detector.detect_dataset(dataset, batch_size=config.data.batch_size, on_images=on_images)
-    return evaluate_detections(dataset, found["detections"], max_detections=config.model.max_detections)
-
-
 def _finish(model: DoubleHeadRCNN, detector: Detector, data: TrainingData, run: RunFolder) -> None:
     """The last words: the table of the best weights, the pictures, where everything is, what to type next."""
     load_weights(model, run.weights)
     config = run.config
     if data.val is not None:
         print(f"\n{run.weights.name} on {data.val.annotations_path}:")
-        print(format_table(evaluate_split(detector, data.val, config)))
+        print(format_table(evaluate_together(detector, data.val, config, workers=Workers())))
     pictured = data.val if data.val is not None else data.train
     folder = write_pictures(detector, pictured, run.path / PICTURES_DIR, count=config.train.pictures)
     print(f"\nwritten: {run.path} (weights {run.weights.name}, metrics.csv, tensorboard/; pictures in {folder})")

@@ -3,8 +3,9 @@
 Letters: D detections of all images of a share.
 """
 
+import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -12,34 +13,47 @@ import numpy as np
 from dh_keras.config import Config
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.detector import Detector
+from dh_keras.errors import Interrupted
 from dh_keras.evaluation import ImageDetections, evaluate_detections
-from dh_keras.model import DoubleHeadRCNN
+from dh_keras.training.signals import StopRequest
 from dh_keras.training.workers import Workers
 
 
 def evaluate_together(
     detector: Detector,
-    model: DoubleHeadRCNN,
     dataset: CocoDataset,
     config: Config,
+    *,
     workers: Workers,
-    on_images: Callable[[int], None] | None = None,
+    stop: StopRequest | None = None,
 ) -> dict | None:
     """COCO metrics of the current weights on the chief, None elsewhere; every worker must call this.
 
     Args:
-        detector: made from the model.
-        model: its weights are equal everywhere but for the moving statistics of "batch" norms; the chief's count.
+        detector: made from the model in training, whose weights are equal everywhere but for the moving statistics of
+            "batch" norms; the chief's count.
         dataset: the images, the same on every worker.
         config: batch size and the number of detections.
         workers: who takes part.
-        on_images: called after every batch with the number of images.
+        stop: a signal to any worker ends the evaluation on all.
+
+    Raises:
+        Interrupted: on every worker, when a signal came to any.
     """
     if workers.count > 1:
-        _take_statistics_of_chief(model, workers)
-    found = detector.detect_dataset(
-        dataset, batch_size=config.data.batch_size, on_images=on_images, shard=(workers.index, workers.count)
-    )
+        _take_statistics_of_chief(detector, workers)
+    found: dict[str, list[ImageDetections]] = {}
+    # Who is asked to stop leaves its images, and tells the others below.
+    with contextlib.suppress(Interrupted):
+        found = detector.detect_dataset(
+            dataset,
+            batch_size=config.data.batch_size,
+            on_images=stop.leave_if_asked if stop else None,
+            shard=(workers.index, workers.count),
+        )
+    if stop:
+        stop.agree(workers)
+        stop.leave_if_asked()
     shares = workers.gather(pack_detections(found.get("detections", [])))
     if not workers.is_chief:
         return None
@@ -48,8 +62,9 @@ def evaluate_together(
     return evaluate_detections(dataset, detections, max_detections=config.model.max_detections)
 
 
-def _take_statistics_of_chief(model: DoubleHeadRCNN, workers: Workers) -> None:
-    moving = {v.path: v for v in model.non_trainable_weights if v.path.endswith(("moving_mean", "moving_variance"))}
+def _take_statistics_of_chief(detector: Detector, workers: Workers) -> None:
+    variables = detector.serving.detector.non_trainable_weights
+    moving = {v.path: v for v in variables if v.path.endswith(("moving_mean", "moving_variance"))}
     received = workers.broadcast_bytes(
         _pack({path: keras.ops.convert_to_numpy(variable) for path, variable in moving.items()})
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from dh_keras.errors import Interrupted
+from dh_keras.training.workers import Workers
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -38,6 +39,12 @@ class StopRequest:
         self.number = number
         # Not print: the signal may have come in the middle of one.
         os.write(2, f"\n{signal.Signals(number).name}: finishing the step and saving\n".encode())
+
+    def agree(self, workers: Workers) -> None:
+        """Take over a signal that came to another worker; every worker must call this."""
+        numbers = [number for number in workers.exchange(self.number) if number is not None]
+        if self.number is None and numbers:
+            self.number = numbers[0]
 
     def leave_if_asked(self, _: object = None) -> None:
         """Raise `Interrupted` when a signal came; to be called where everything is saved."""

@@ -1,10 +1,41 @@
 """Distribution strategies: one device, all GPUs of a machine, or several machines."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 import tensorflow as tf
 
 from dh_keras.training.cluster import read_cluster
+from dh_keras.training.rendezvous import meet
+from dh_keras.training.workers import Workers
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
+
+
+@contextlib.contextmanager
+def join_workers(strategy: str, *, timeout: float) -> Iterator[Workers]:
+    """Find the other processes of the training; to be entered before TensorFlow does anything.
+
+    While entered, the end of any process before its time ends all; only the chief prints to the standard output.
+
+    Args:
+        strategy: see `make_strategy`; all but "multi_worker" is a process alone.
+        timeout: see `meet`.
+
+    Raises:
+        TrainingError: for a TF_CONFIG that cannot be used, and for a worker that does not come or cannot be reached.
+    """
+    if strategy != "multi_worker":
+        yield Workers()
+        return
+    cluster = read_cluster()
+    workers = meet(cluster, timeout=timeout)
+    print(f"{cluster.name(cluster.index)}: all {workers.count} workers are there", flush=True)
+    with contextlib.ExitStack() as stack:
+        if not workers.is_chief:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield stack.enter_context(workers)
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -12,10 +43,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
     Args:
         name: "none" for one device, "mirrored" for a replica on every visible GPU (or one on the CPU), "multi_worker"
-            for the same on every worker of TF_CONFIG.
-
-    Raises:
-        TrainingError: when multi_worker has no usable TF_CONFIG.
+            for the same on every worker of TF_CONFIG; they must have joined, see `join_workers`.
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
@@ -31,7 +59,6 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         print(f"strategy: mirrored, {strategy.num_replicas_in_sync} replica(s) on {kind}")
         return strategy
     if name == "multi_worker":
-        read_cluster()
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         print(f"strategy: multi_worker, {strategy.num_replicas_in_sync} replicas in all")
         return strategy
@@ -41,17 +68,3 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 def replicas_per_worker(strategy: tf.distribute.Strategy, workers: int) -> int:
     """Replicas in each of the processes that share a batch."""
     return strategy.num_replicas_in_sync // workers
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the run folder."""
-    resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_type or (resolver.task_type == "worker" and resolver.task_id == 0)
-
-
-def worker_shard(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """This process' index and the number of processes that share a batch."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.task_type:
-        return 0, 1
-    return resolver.task_id, len(resolver.cluster_spec().job_tasks("worker"))

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from dh_keras.errors import TrainingError, UserError
+from dh_keras.errors import Interrupted, TrainingError, UserError
 from dh_keras.training.channel import Channel, ChannelError, Message
 from dh_keras.training.cluster import ALONE, Cluster
 
@@ -135,7 +135,7 @@ class Workers:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         if not self._channels:
             return
-        if error is None or isinstance(error, SystemExit):
+        if error is None or isinstance(error, Interrupted):
             self._end_together()
         else:
             # A collective operation may fail because of a lost worker before the loss is known here.

@@ -274,17 +274,6 @@ def test_mirrored_runs_on_the_cpu_and_says_so(capsys):
     assert "mirrored, 1 replica(s) on CPU (no GPU is visible)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "value", [None, "{", '{"cluster": {}}', '{"cluster": {"worker": ["a:1"]}, "task": {"index": 3}}']
-)
-def test_multi_worker_without_a_usable_tf_config_is_refused(monkeypatch, value):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    if value is not None:
-        monkeypatch.setenv("TF_CONFIG", value)
-    with pytest.raises(TrainingError, match="TF_CONFIG: "):
-        make_strategy("multi_worker")
-
-
 def test_a_batch_must_divide_among_the_replicas(
     monkeypatch, tmp_path, tiny_overrides, shapes_arguments, short_training
 ):

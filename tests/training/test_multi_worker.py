@@ -1,0 +1,123 @@
+"""Two processes train as one does; evaluation in shares; signals and differences between workers."""
+
+import signal
+import types
+
+import numpy as np
+import pytest
+from test_workers import play
+
+from dh_keras.config import load_config
+from dh_keras.errors import Interrupted
+from dh_keras.evaluation import ImageDetections, evaluate_detections
+from dh_keras.training.facts import data_facts, program_facts
+from dh_keras.training.loop import load_training_data
+from dh_keras.training.shared_evaluation import evaluate_together, pack_detections, unpack_detections
+from dh_keras.training.signals import StopRequest
+
+
+@pytest.fixture(scope="module")
+def data(shapes_arguments):
+    config = load_config(overrides=list(shapes_arguments))
+    return config, load_training_data(config)
+
+
+class FakeDetector:
+    """Finds the ground truth of its share, moved a little, with scores that depend on the image."""
+
+    def __init__(self, dataset, entries):
+        self.entries = entries
+        self.serving = types.SimpleNamespace(detector=types.SimpleNamespace(non_trainable_weights=[]))
+
+    def detect_dataset(self, dataset, *, batch_size, on_images, shard):
+        mine = self.entries[shard[0] :: shard[1]]
+        for _ in mine:
+            if on_images:
+                on_images(1)
+        return {"detections": mine} if mine else {}
+
+
+def moved_truth(dataset):
+    random = np.random.default_rng(0)
+    entries = []
+    for index, image_id in enumerate(dataset.image_ids):
+        boxes = dataset.boxes_of(index) + random.uniform(-6, 6, dataset.boxes_of(index).shape).astype(np.float32)
+        classes = random.permutation(dataset.classes_of(index))
+        entries.append(ImageDetections(int(image_id), np.sort(boxes.reshape(-1, 2, 2), 1).reshape(-1, 4),
+                                       random.random(len(boxes)).astype(np.float32), classes))  # fmt: skip
+    return entries
+
+
+def test_detections_survive_the_journey():
+    empty = ImageDetections(7, np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+    one = ImageDetections(2**40, np.ones((1, 4), np.float32), np.ones(1, np.float32), np.array([3], np.int32))
+    back = unpack_detections(pack_detections([empty, one]))
+    assert [entry.image_id for entry in back] == [7, 2**40]
+    for ours, theirs in zip(back, [empty, one], strict=True):
+        for name in ("boxes", "scores", "classes"):
+            assert getattr(ours, name).dtype == getattr(theirs, name).dtype
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert unpack_detections(pack_detections([])) == []
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_evaluation_in_shares_gives_the_metrics_of_one_process(data, count):
+    config, splits = data
+    entries = moved_truth(splits.val)
+    expected = evaluate_detections(splits.val, entries, max_detections=config.model.max_detections)
+    assert 0.05 < expected["AP"] < 0.95
+    results, lost, _ = play(
+        count, lambda met: evaluate_together(FakeDetector(splits.val, entries), splits.val, config, workers=met)
+    )
+    assert results == [expected] + [None] * (count - 1)
+    assert lost == {}
+
+
+def test_a_signal_to_one_worker_ends_the_evaluation_on_all(data):
+    config, splits = data
+    entries = moved_truth(splits.val)
+
+    def act(met):
+        stop = StopRequest(lambda: 12, "COMMAND")
+        if met.index == 1:
+            stop.number = signal.SIGTERM
+        try:
+            evaluate_together(FakeDetector(splits.val, entries), splits.val, config, workers=met, stop=stop)
+        except Interrupted as error:
+            return str(error), error.status
+
+    results, lost, _ = play(2, act)
+    assert results == [("stopped by SIGTERM after step 12; go on with: COMMAND", 143)] * 2
+    assert lost == {}
+
+
+def test_a_signal_to_one_worker_is_known_to_all_after_the_same_step():
+    def act(met):
+        stop, steps = StopRequest(lambda: 0, ""), 0
+        while stop.number is None:
+            steps += 1
+            if met.index == 2 and steps == 4:
+                stop.number = signal.SIGINT
+            stop.agree(met)
+        return steps, stop.number
+
+    results, _, _ = play(3, act)
+    assert results == [(4, signal.SIGINT)] * 3
+
+
+def test_what_may_differ_and_what_may_not(data, tmp_path):
+    config, splits = data
+    ours = program_facts(config, addresses=["a:1"], resume=False)
+    assert ours["data.batch_size"] == config.data.batch_size
+    assert ours["model.rpn.anchor_ratios"] == [0.5, 1.0, 2.0]
+    other = load_config(overrides=["data.shapes.directory=/elsewhere", "train.lr=0.5"])
+    theirs = program_facts(other, addresses=["a:1"], resume=False)
+    assert {key for key in ours if ours[key] != theirs[key]} == {"train.lr"}
+    facts = data_facts(splits.train, splits.val)
+    assert facts["list of classes"] == [[category.id, category.name] for category in splits.train.categories]
+    splits.val.boxes[0, 0] += 1
+    changed = data_facts(splits.train, splits.val)
+    splits.val.boxes[0, 0] -= 1
+    assert [key for key in facts if facts[key] != changed[key]] == [
+        "checksum of the validation images' names, sizes and boxes"
+    ]
