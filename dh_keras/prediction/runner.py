@@ -46,8 +46,7 @@ def predict_files(
     Raises:
         DataError: when the folder cannot be used, or the annotations do not have the ids.
     """
-    items = plan_items(paths, settings.shard)
-    chunks = plan_chunks(items)
+    chunks = plan_chunks(plan_items(paths, settings.shard))
     if settings.format == "coco":
         CocoIds(detector.categories, settings.annotations).check(paths)
     begin = PredictionFolder.resume if resume else PredictionFolder.create
@@ -55,15 +54,22 @@ def predict_files(
     if folder.is_finished:
         folder.remove_parts()
         return Summary(errors=read_errors(folder.path), finished_before=True)
+    _do_missing_parts(detector, folder, chunks, settings)
+    return _finish(folder, settings)
+
+
+def _do_missing_parts(
+    detector: Detector, folder: PredictionFolder, chunks: Sequence[list[Item]], settings: PredictionSettings
+) -> None:
     missing = folder.missing_parts()
-    done = len(items) - sum(len(chunks[number]) for number in missing)
+    total = sum(map(len, chunks))
+    done = total - sum(len(chunks[number]) for number in missing)
     with (
-        tqdm(total=len(items), initial=done, unit="file", disable=len(items) < 2) as bar,
+        tqdm(total=total, initial=done, unit="file", disable=total < 2) as bar,
         ThreadPoolExecutor(_THREADS) as threads,
     ):
-        work = _Work(detector, folder, settings, threads, bar, tells=len(items) <= SENTENCES_UP_TO)
+        work = _Work(detector, folder, settings, threads, bar, tells=total <= SENTENCES_UP_TO)
         work.run([(number, chunks[number]) for number in missing])
-    return _finish(folder, settings)
 
 
 def _finish(folder: PredictionFolder, settings: PredictionSettings) -> Summary:
@@ -78,7 +84,7 @@ def _finish(folder: PredictionFolder, settings: PredictionSettings) -> Summary:
 
 
 class _Work:
-    """The chunks that are left, with files read ahead and pictures drawn behind in threads."""
+    """The chunks that are left; files are read and pictures drawn in threads."""
 
     def __init__(
         self,
