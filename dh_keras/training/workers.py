@@ -26,7 +26,7 @@ _RESTART = "start all workers again, with --resume if there is a checkpoint"
 def leave_process(line: str) -> None:
     """Print why and end this process, whatever its other threads are waiting for."""
     sys.stdout.flush()
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    print(f"\nerror: {line}", file=sys.stderr, flush=True)  # on a line of its own, not behind the progress bar
     os._exit(1)
 
 
