@@ -11,12 +11,6 @@ import pytest
 import tensorflow as tf
 
 
-def two_logical_devices():
-    """Split the CPU in two; only possible before TensorFlow's runtime starts."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-
-
 @pytest.fixture(autouse=True)
 def fixed_random_seed():
     keras.utils.set_random_seed(0)

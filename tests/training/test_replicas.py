@@ -1,0 +1,22 @@
+"""The same global batches through one device and through two replicas; see replica_table.py for longer runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_two_replicas_with_sync_batch_norm_take_the_steps_of_one_device():
+    script = Path(__file__).with_name("replica_table.py")
+    command = [sys.executable, str(script), "--steps", "3", "--all-anchors", "--devices", "2", "--json"]
+    run = subprocess.run([*command, "--fast-tracing"], capture_output=True, text=True, timeout=900, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = json.loads(run.stdout.splitlines()[-1])["2 devices"]
+    assert found["loss"] < 2e-5
+    assert found["weight"] < 1e-5
+    assert found["momentum"] < 1e-4
+    # Running statistics take part, and nothing of the frozen stage moves.
+    assert found["statistic"] < 1e-4
+    assert found["frozen"]
+    assert found["moved"]["weight"] > 1e-2
+    assert found["moved"]["statistic"] > 1e-1
