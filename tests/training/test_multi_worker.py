@@ -1,25 +1,70 @@
 """Two processes train as one does; evaluation in shares; signals and differences between workers."""
 
+import re
 import signal
 import types
 
 import numpy as np
 import pytest
+from local_workers import start_workers
+from replica_table import ALL_ANCHORS
 from test_workers import play
 
 from dh_keras.config import load_config
 from dh_keras.errors import Interrupted
 from dh_keras.evaluation import ImageDetections, evaluate_detections
 from dh_keras.training.facts import data_facts, program_facts
-from dh_keras.training.loop import load_training_data
+from dh_keras.training.loop import load_training_data, train
 from dh_keras.training.shared_evaluation import evaluate_together, pack_detections, unpack_detections
 from dh_keras.training.signals import StopRequest
+
+# Statistics of a worker's own images would differ from those of the whole batch.
+JOB = (
+    "model.backbone.norm=group",
+    "model.conv_head.norm=group",
+    # With every anchor and RoI in use nothing hangs on the rounding of a sum.
+    *ALL_ANCHORS,
+    "model.rpn.anchor_ratios=[1.0]",
+    "data.min_size=64",
+    "data.max_size=64",
+    "train.epochs=null",
+    "train.steps=3",
+    "train.drops=[]",
+    "train.pictures=0",
+    "data.val_annotations=null",
+    "data.val_images=null",
+)
 
 
 @pytest.fixture(scope="module")
 def data(shapes_arguments):
     config = load_config(overrides=list(shapes_arguments))
     return config, load_training_data(config)
+
+
+def test_two_workers_take_the_steps_of_one_process(tmp_path, tiny_overrides, shapes_arguments):
+    overrides = [*tiny_overrides, *shapes_arguments, *JOB]
+    run = tmp_path / "two"
+    workers = start_workers(2, ["--strategy", "multi_worker", "--output", run, *overrides], tmp_path / "logs")
+    train(load_config(overrides=overrides), output=tmp_path / "one")
+    statuses = [worker.wait(timeout=900) for worker in workers]
+    logs = [(tmp_path / "logs" / f"{index}.txt").read_text() for index in range(2)]
+    assert statuses == [0, 0], logs
+    for log in logs:
+        assert "all 2 workers are there" in log
+    assert "written: " in logs[0]
+    assert "written: " not in logs[1]
+    with np.load(run / "state.npz") as ours, np.load(tmp_path / "one" / "state.npz") as theirs:
+        names = [name for name in theirs.files if name != "progress"]
+        assert len(names) > 50
+        for name in names:
+            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4, err_msg=name)
+    numbers = [re.findall(r"[\d.]+", path.read_text().splitlines()[1]) for path in metrics_of(tmp_path)]
+    assert [float(n) for n in numbers[0][:10]] == pytest.approx([float(n) for n in numbers[1][:10]], rel=1e-4)
+
+
+def metrics_of(folder):
+    return [folder / name / "metrics.csv" for name in ("two", "one")]
 
 
 class FakeDetector:
