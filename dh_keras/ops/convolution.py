@@ -1,8 +1,8 @@
 """Convolution with bias, residual and ReLU as one differentiable operation that is fast on a CPU.
 
-TensorFlow's CPU kernel for the gradient of a convolution's kernel reaches far less of the machine than its matrix
-product does on some processors, never more than it on the others. Here that gradient is matrix products. What follows
-the convolution belongs to the operation so that TensorFlow can still fuse it into the forward kernel.
+On a CPU the gradient of the kernel is matrix products, which do not depend on how good TensorFlow's own kernel for it
+is on a processor. What follows the convolution belongs to the operation so that TensorFlow can still fuse it into the
+forward kernel.
 
 Letters: N images or RoIs, H W of the input, h w of the output, C input channels, F filters.
 """
