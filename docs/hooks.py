@@ -17,14 +17,6 @@ GENERATED = {
 NOTEBOOK = "<!-- notebook -->"
 
 
-def on_config(config: Any) -> Any:
-    """Give the guide to several machines its place, where it is there."""
-    if (ROOT / "docs" / "scale_out.md").is_file():
-        use = next(part["Use"] for part in config.nav if "Use" in part)
-        use.append({"Scale out": "scale_out.md"})
-    return config
-
-
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in what is generated."""
     for marker, generate in GENERATED.items():
