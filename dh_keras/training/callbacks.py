@@ -121,13 +121,17 @@ class RunRecorder(keras.callbacks.Callback):
         if self.model.stop_training:
             save_weights(self.model, self.run.path / LAST_WEIGHTS)
             self.save()
-        elif self.checkpoint_every and step % self.checkpoint_every == 0:
+        elif self.checkpoint_every and step % self.checkpoint_every == 0 and not self._ends_epoch():
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Record the epoch, unless it was cut short."""
         if not self.model.stop_training:
             self.record_epoch()
+
+    def _ends_epoch(self) -> bool:
+        """Whether everything is about to be saved anyway."""
+        return self.progress.is_at_end_of_epoch(self.length)
 
     def record_epoch(self) -> None:
         """Evaluate if it is due, then write metrics, events, weights and a checkpoint."""

@@ -1,0 +1,256 @@
+"""What is on the disk at any moment of a run: nothing lost, nothing twice, nothing half written."""
+
+import json
+import os
+import resource
+
+import keras
+import numpy as np
+import pytest
+from training.run_comparison import differences, events_of, rows_of
+
+from dh_keras.config import load_config
+from dh_keras.constants import LOSS_NAMES
+from dh_keras.errors import WriteError
+from dh_keras.files import replace_atomically, require_writable
+from dh_keras.run_folder import RunFolder
+from dh_keras.training.callbacks import RunRecorder
+from dh_keras.training.events import EventWriter, drop_events_after
+from dh_keras.training.metrics_table import COLUMNS, append_row, drop_rows_after
+from dh_keras.training.optimizer import RecipeSGD
+from dh_keras.training.progress import Progress, ProgressBar
+from dh_keras.training.resume import cut_back
+from dh_keras.training.schedule import Length
+from dh_keras.training.state import load_state, save_state
+from dh_keras.weights import save_weights
+
+LENGTH = Length(steps=5, epochs=2, steps_per_epoch=3)
+APS = {3: 0.1, 5: 0.3}
+CONFIG = load_config()
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+def make_model():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(64)])
+    model.compile(optimizer=RecipeSGD(0.1))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def simulate(folder, model):
+    """A run whose weights and losses are functions of the step, from its state if it has one."""
+    state = folder / "state.npz"
+    progress = Progress.from_dict(load_state(model, state), LENGTH) if state.is_file() else Progress()
+    run = RunFolder(folder, CONFIG, ())
+    cut_back(run, progress)
+    bar = ProgressBar(progress=progress, batch_size=2, length=LENGTH, show=False)
+
+    def evaluate():
+        return {name: APS[progress.step] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+
+    recorder = RunRecorder(
+        run=run,
+        progress=progress,
+        length=LENGTH,
+        progress_bar=bar,
+        evaluate=evaluate,
+        evaluate_every=1,
+        checkpoint_every=2,
+    )
+    recorder.set_model(model)
+    model.stop_training = False
+    if not state.is_file():
+        save_state(model, progress.as_dict(), state)
+    if progress.is_at_end_of_epoch(LENGTH):
+        recorder.record_epoch()
+    while progress.step < LENGTH.steps:
+        step = progress.step + 1
+        for variable in (*model.trainable_variables, *model.optimizer.momentums):
+            variable.assign(np.full(variable.shape, step / 7, np.float32))
+        losses = {name: 1 / (step + place) for place, name in enumerate((*LOSS_NAMES, "total_loss"))}
+        progress.add_step(losses)
+        recorder.on_train_batch_end(step, losses)
+        if progress.is_at_end_of_epoch(LENGTH):
+            recorder.on_epoch_end(0)
+    return recorder
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, model):
+    """A simulated run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    simulate(folder, model)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def steps_of_events():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dh_keras.training.callbacks.EVENT_STEPS", 2)
+        yield
+
+
+def test_losses_in_the_table_are_the_means_of_their_epoch(whole):
+    rows = rows_of(whole)
+    assert [(row["step"], row["epoch"]) for row in rows] == [("3", "1"), ("5", "2")]
+    for row, steps in zip(rows, [(1, 2, 3), (4, 5)], strict=True):
+        for place, name in enumerate((*LOSS_NAMES, "total_loss")):
+            assert row[name] == f"{np.mean([1 / (step + place) for step in steps]):.6g}"
+    assert [row["AP"] for row in rows] == ["0.1", "0.3"]
+    by_step = [(step, value) for step, tag, value in events_of(whole) if tag == "step/total_loss"]
+    assert by_step == [(step, pytest.approx(1 / (step + 6))) for step in (2, 4)]
+    assert json.loads(str(np.load(whole / "state.npz")["progress"]))["best_ap"] == 0.3
+
+
+def test_a_crash_before_any_write_loses_nothing_and_doubles_nothing(tmp_path, model, whole, monkeypatch):
+    replace, crashed = os.replace, 0
+    for crash_at in range(1, 100):
+        folder, writes = tmp_path / str(crash_at), 0
+        folder.mkdir()
+
+        def replace_or_crash(source, target, crash_at=crash_at):
+            nonlocal writes
+            writes += 1
+            if writes == crash_at:
+                raise Crash
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace_or_crash)
+            try:
+                simulate(folder, model)
+            except Crash:
+                crashed += 1
+        if writes < crash_at:
+            break
+        simulate(folder, model)
+        assert not any(differences(folder, whole).values()), crash_at
+    assert crashed == 13
+
+
+def test_a_half_written_state_or_leftover_is_never_taken_for_a_whole_one(tmp_path, model, whole):
+    (tmp_path / ".partial-state.npz").write_bytes((whole / "state.npz").read_bytes()[:100])
+    (tmp_path / ".partial-best.weights.h5").write_bytes(b"x")
+    simulate(tmp_path, model)
+    assert not any(differences(tmp_path, whole).values())
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".partial")]
+
+
+def test_rows_after_the_checkpoint_and_a_half_written_one_are_dropped(tmp_path):
+    table = tmp_path / "metrics.csv"
+    for step in (3, 6, 9):
+        append_row(table, {"step": step, "epoch": step // 3, "AP": step / 10})
+    text = table.read_text()
+    table.write_text(text[: text.rindex("9,3") + 6])
+    drop_rows_after(table, 9)
+    assert table.read_text().splitlines() == text.splitlines()[:3]
+    table.write_text(text)
+    drop_rows_after(table, 3)
+    assert table.read_text().splitlines() == text.splitlines()[:2]
+    assert text.splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_events_are_cut_back_to_the_checkpoint_even_when_the_last_is_half_written(tmp_path):
+    writer = EventWriter(tmp_path)
+    for step in (2, 4, 6, 8):
+        writer.write(step, {"step/total_loss": float(step)})
+        if step % 4 == 0:
+            writer.write(step, {"total_loss": step / 10, "AP": None})
+    writer.flush()
+    path = next(tmp_path.iterdir())
+    path.write_bytes(path.read_bytes()[:-7])
+    drop_events_after(tmp_path, step=6, recorded_step=4)
+    tags = [(step, tag) for step, tag, _ in events_of_folder(tmp_path)]
+    assert tags == [(2, "step/total_loss"), (4, "step/total_loss"), (4, "total_loss"), (6, "step/total_loss")]
+
+
+def events_of_folder(folder):
+    (folder.parent / "run").mkdir()
+    os.rename(folder, folder.parent / "run" / "tensorboard")
+    return events_of(folder.parent / "run")
+
+
+@pytest.fixture
+def small_files():
+    """No file may become larger than 64 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_that_the_disk_does_not_take_is_named_and_the_old_one_stays(tmp_path, model, small_files):
+    state, weights, table = tmp_path / "state.npz", tmp_path / "best.weights.h5", tmp_path / "metrics.csv"
+    save_state(model, {"step": 1}, state)
+    save_weights(model, weights)
+    append_row(table, {"step": 1})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    writes = {
+        state: lambda: save_state(model, {"step": 2}, state),
+        weights: lambda: save_weights(model, weights),
+        table: lambda: append_row(table, {"step": 2}),
+    }
+    errors = {}
+    small_files()
+    for path, write in writes.items():
+        with pytest.raises(WriteError) as error:
+            write()
+        errors[path] = str(error.value)
+    for path, message in errors.items():
+        advice = "File too large; raise the limit on the size of a file (ulimit -f)"
+        assert message == f"{path}: cannot be written: {advice}"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert load_state(model, state) == {"step": 1}
+
+
+def test_events_that_the_disk_does_not_take_are_reported(tmp_path, small_files):
+    writer = EventWriter(tmp_path)
+    small_files()
+
+    def write():
+        for step in range(100):
+            writer.write(step, {"loss": 1.0})
+            writer.flush()
+
+    with pytest.raises(WriteError, match=r"cannot be written: File too large"):
+        write()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(28, "No space left on device; free some space"), (122, "free some of this user's space"), (5, "check the disk")],
+)
+def test_what_the_system_says_is_passed_on(tmp_path, number, advice):
+    def full(partial):
+        partial.write_text("half")
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(WriteError, match=rf"x\.txt: cannot be written: .*{advice}"):
+        replace_atomically(tmp_path / "x.txt", full)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_of_a_writer_pass(tmp_path):
+    def broken(partial):
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        replace_atomically(tmp_path / "x.txt", broken)
+
+
+def test_room_is_looked_for_before_training(tmp_path):
+    require_writable(tmp_path, 1000)
+    with pytest.raises(WriteError, match=r"the run needs about 1,000,000,000,000 MB and the disk has [\d,]+ MB left"):
+        require_writable(tmp_path, 10**18)
+    assert not list(tmp_path.iterdir())
