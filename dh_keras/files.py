@@ -85,17 +85,18 @@ def require_writable(folder: Path, num_bytes: int) -> None:
     """Make sure, before hours of work, that files can be made in a folder and have room.
 
     Args:
-        folder: an existing folder.
+        folder: a folder, or one that can be made.
         num_bytes: what is going to be written.
 
     Raises:
         WriteError: when no file can be made there, or less than num_bytes are free.
     """
-    probe = folder / f"{PARTIAL_PREFIX}probe"
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    probe = existing / f"{PARTIAL_PREFIX}probe"
     with writing(folder):
         probe.touch()
         probe.unlink()
-        status = os.statvfs(folder)
+        status = os.statvfs(existing)
     free = status.f_bavail * status.f_frsize
     if free < num_bytes:
         raise WriteError(

@@ -1,26 +1,22 @@
 """One training run, from a config to a run folder."""
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from dh_keras.builder import build_detector
 from dh_keras.config import Config
-from dh_keras.data.balance import epoch_images
-from dh_keras.data.dataset import CocoDataset
-from dh_keras.data.pipeline import plan_batches, steps_per_epoch, train_dataset
-from dh_keras.data.splits import load_splits
+from dh_keras.data.pipeline import train_dataset
 from dh_keras.detector import Detector
 from dh_keras.errors import TrainingError, WriteError
-from dh_keras.evaluation import check_ground_truth, format_table
-from dh_keras.files import require_writable
+from dh_keras.evaluation import format_table
+from dh_keras.files import require_writable, writing
 from dh_keras.hub import resolve_backbone
 from dh_keras.model import DoubleHeadRCNN
-from dh_keras.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, create_run, open_run
+from dh_keras.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, create_run, open_run, require_new
 from dh_keras.training.callbacks import EvaluationHelper, RunRecorder, StepCounter
 from dh_keras.training.facts import data_facts, program_facts, weights_facts
 from dh_keras.training.fitting import fit
@@ -30,32 +26,18 @@ from dh_keras.training.pictures import write_pictures
 from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.resume import check_classes, check_config, cut_back, plan_fingerprint, restore, resume_command
 from dh_keras.training.sanity import check_evaluation
-from dh_keras.training.schedule import Length, make_schedule, training_length
+from dh_keras.training.schedule import make_schedule
 from dh_keras.training.shared_evaluation import evaluate_together
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.state import save_state
 from dh_keras.training.strategy import join_workers, make_strategy
+from dh_keras.training.training_data import TrainingData, load_training_data
 from dh_keras.training.workers import Workers
 from dh_keras.weights import initialize_weights, load_weights
 
 # State, the one it replaces, the best and the last weights with theirs: together at most this many times the state.
 COPIES_OF_STATE = 4
-
-
-class TrainingData(NamedTuple):
-    """The images of a run.
-
-    Args:
-        train: to learn from.
-        val: to evaluate on, or None.
-        plan: int32 [steps, batch], image indices of every step.
-        length: steps and epochs.
-    """
-
-    train: CocoDataset
-    val: CocoDataset | None
-    plan: np.ndarray
-    length: Length
+BYTES_PER_VALUE = 4
 
 
 def train(
@@ -98,6 +80,10 @@ def _train(
     if resume:
         run = open_run(output)
         config = config or run.config
+    elif workers.is_chief:
+        require_new(output)
+    if workers.is_chief:
+        require_writable(output, 0)
     config.model.backbone = resolve_backbone(config.model.backbone)
     if resume:
         check_config(config, run)
@@ -111,7 +97,7 @@ def _train(
         if init is not None and not resume:
             _report_init(initialize_weights(model, init, data.train.categories), init)
     run = RunFolder(output, config, tuple(data.train.categories))
-    progress = _resume(model, data, run, workers) if resume else _begin(model, data, run, workers)
+    progress = _resume(model, data, run) if resume else _begin(model, data, run, workers)
     workers.agree({"step to go on from": progress.step, **weights_facts(_saved_weights(model))})
     if progress.recorded_step == data.length.steps and (run.path / PICTURES_DIR).is_dir():
         print(f"{run.path}: has finished all its {data.length.steps} steps; nothing to go on with")
@@ -134,24 +120,19 @@ def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: W
     """Make the run folder, with a state from which a run that is killed at once can be resumed."""
     progress = Progress(plan=plan_fingerprint(data.train, data.plan))
     if workers.is_chief:
-        create_run(run.path, run.config, run.categories)
-        state_bytes = 4 * sum(variable.shape.num_elements() for variable in _saved_variables(model))
-        require_writable(run.path, COPIES_OF_STATE * state_bytes)
+        values = sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
+        require_writable(run.path, COPIES_OF_STATE * BYTES_PER_VALUE * values)
+        with writing(run.path):
+            create_run(run.path, run.config, run.categories)
         save_state(model, progress.as_dict(), run.path / STATE_FILE)
     return progress
-
-
-def _saved_variables(model: DoubleHeadRCNN) -> list:
-    return [*model.variables, *model.optimizer.variables]
 
 
 def _saved_weights(model: DoubleHeadRCNN) -> list:
     return [*model.weights, *model.optimizer.variables]
 
 
-def _resume(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: Workers) -> Progress:
-    if workers.is_chief:
-        require_writable(run.path, 0)
+def _resume(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder) -> Progress:
     progress = restore(model, run, data.length, plan_fingerprint(data.train, data.plan))
     print(
         f"resumed {run.path}: {progress.step} of {data.length.steps} steps done, {progress.recorded_step} of them "
@@ -170,26 +151,6 @@ def _load_in_turn(config: Config, workers: Workers) -> TrainingData:
         workers.broadcast()
     workers.agree(data_facts(data.train, data.val))
     return data
-
-
-def load_training_data(config: Config) -> TrainingData:
-    """Read both splits, generating the shapes dataset when the config names none, and plan every step."""
-    train_split, val_split = load_splits(config.data)
-    for name, split in (("training", train_split), ("validation", val_split)):
-        if split is not None:
-            print(f"{name} data: {split.summary()}")
-    if val_split is not None:
-        check_ground_truth(val_split)
-    return TrainingData(train_split, val_split, *_plan(config, train_split))
-
-
-def _plan(config: Config, dataset: CocoDataset) -> tuple[np.ndarray, Length]:
-    images, batch_size, seed = epoch_images(dataset, config.data), config.data.batch_size, config.train.seed
-    length = training_length(config.train, steps_per_epoch(images.canvas_index, batch_size, images.repeats))
-    plan = plan_batches(
-        images.canvas_index, batch_size=batch_size, epochs=length.epochs, seed=seed, repeats=images.repeats
-    )
-    return images.indices[plan][: length.steps], length
 
 
 def _build(

@@ -171,7 +171,8 @@ def train(pipe, run, overrides, resume, moment=None, step=0):
             say("now")
             time.sleep(600)
 
-    count, replace, evaluate = callbacks.StepCounter.on_train_batch_end, os.replace, loop.evaluate_split
+    count, replace = callbacks.StepCounter.on_train_batch_end, os.replace
+    detect, evaluate = loop.Detector.detect_dataset, loop.evaluate_together
 
     def counted(self, batch, logs=None):
         count(self, batch, logs)
@@ -189,19 +190,23 @@ def train(pipe, run, overrides, resume, moment=None, step=0):
         replace(source, target)
         wait_if(name, "after")
 
-    def evaluated(detector, dataset, config, *, on_images=None):
+    def detected(self, dataset, *, on_images=None, **options):
         def with_pause(count):
             wait_if("evaluation", "within")
             if on_images:
                 on_images(count)
 
-        metrics = evaluate(detector, dataset, config, on_images=with_pause)
+        return detect(self, dataset, on_images=with_pause, **options)
+
+    def evaluated(detector, *args, **options):
+        metrics = evaluate(detector, *args, **options)
         # Every evaluation is the best so far, so that there are best weights to write each time.
         return {**metrics, "AP": metrics["AP"] + int(detector.serving.detector.optimizer.iterations)}
 
     callbacks.StepCounter.on_train_batch_end = counted
     os.replace = replaced
-    loop.evaluate_split = evaluated
+    loop.Detector.detect_dataset = detected
+    loop.evaluate_together = evaluated
     loop.train(None if resume else load_config(overrides=overrides), output=run, resume=resume)
 
 

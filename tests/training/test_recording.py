@@ -254,3 +254,11 @@ def test_room_is_looked_for_before_training(tmp_path):
     with pytest.raises(WriteError, match=r"the run needs about 1,000,000,000,000 MB and the disk has [\d,]+ MB left"):
         require_writable(tmp_path, 10**18)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"file/run: cannot be written: Not a directory; choose a folder that can be"):
+        require_writable(tmp_path / "file" / "run", 0)
+    require_writable(tmp_path / "new" / "run", 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

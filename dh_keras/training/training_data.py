@@ -1,0 +1,49 @@
+"""The images of a run, and which of them every step sees."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dh_keras.config import Config
+from dh_keras.data.balance import epoch_images
+from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.pipeline import plan_batches, steps_per_epoch
+from dh_keras.data.splits import load_splits
+from dh_keras.evaluation import check_ground_truth
+from dh_keras.training.schedule import Length, training_length
+
+
+class TrainingData(NamedTuple):
+    """The images of a run.
+
+    Args:
+        train: to learn from.
+        val: to evaluate on, or None.
+        plan: int32 [steps, batch], image indices of every step.
+        length: steps and epochs.
+    """
+
+    train: CocoDataset
+    val: CocoDataset | None
+    plan: np.ndarray
+    length: Length
+
+
+def load_training_data(config: Config) -> TrainingData:
+    """Read both splits, generating the shapes dataset when the config names none, and plan every step."""
+    train_split, val_split = load_splits(config.data)
+    for name, split in (("training", train_split), ("validation", val_split)):
+        if split is not None:
+            print(f"{name} data: {split.summary()}")
+    if val_split is not None:
+        check_ground_truth(val_split)
+    return TrainingData(train_split, val_split, *_plan(config, train_split))
+
+
+def _plan(config: Config, dataset: CocoDataset) -> tuple[np.ndarray, Length]:
+    images, batch_size, seed = epoch_images(dataset, config.data), config.data.batch_size, config.train.seed
+    length = training_length(config.train, steps_per_epoch(images.canvas_index, batch_size, images.repeats))
+    plan = plan_batches(
+        images.canvas_index, batch_size=batch_size, epochs=length.epochs, seed=seed, repeats=images.repeats
+    )
+    return images.indices[plan][: length.steps], length
