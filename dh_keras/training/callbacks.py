@@ -171,3 +171,27 @@ class RunRecorder(keras.callbacks.Callback):
 
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+
+def make_recorder(
+    run: RunFolder,
+    progress: Progress,
+    length: Length,
+    progress_bar: ProgressBar,
+    *,
+    evaluate: Callable[[], Any] | None,
+    chief: bool,
+) -> RunRecorder | EvaluationHelper:
+    """What is done at the end of an epoch by the chief, or by another worker."""
+    every = run.config.train.evaluate_every
+    if not chief:
+        return EvaluationHelper(progress=progress, length=length, evaluate=evaluate, evaluate_every=every)
+    return RunRecorder(
+        run=run,
+        progress=progress,
+        length=length,
+        progress_bar=progress_bar,
+        evaluate=evaluate,
+        evaluate_every=every,
+        checkpoint_every=run.config.train.checkpoint_every,
+    )

@@ -8,11 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dh_keras.config import DataConfig
 from dh_keras.data.coco import find_bad_image
 from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.pipeline import train_dataset
 from dh_keras.errors import DataError, TrainingError
 from dh_keras.model import NON_FINITE, DoubleHeadRCNN
 from dh_keras.training.schedule import Length
+from dh_keras.training.workers import Workers
 
 
 class Stretch(NamedTuple):
@@ -42,6 +45,33 @@ def stretches(step: int, length: Length) -> list[Stretch]:
         found.append(Stretch(epoch, epoch + max(whole, 1), steps, step))
         step += steps * max(whole, 1)
     return found
+
+
+def worker_batches(
+    start_step: int,
+    *,
+    dataset: CocoDataset,
+    plan: np.ndarray,
+    config: DataConfig,
+    seed: int,
+    distribution: tf.distribute.Strategy,
+    workers: Workers,
+) -> tf.data.Dataset:
+    """This worker's share of the batches of a plan, from a step on, as `fit` takes them; see `train_dataset`."""
+
+    def make(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        return train_dataset(
+            dataset,
+            config,
+            plan=plan,
+            seed=seed,
+            start_step=start_step,
+            shard=(workers.index, workers.count),
+            # Keras divides the batches of one process among its replicas, but not those of several.
+            parts=distribution.num_replicas_in_sync // workers.count if context else 1,
+        )
+
+    return distribution.distribute_datasets_from_function(make) if workers.count > 1 else make()
 
 
 def fit(

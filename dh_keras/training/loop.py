@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from dh_keras.builder import build_detector
 from dh_keras.config import Config
-from dh_keras.data.pipeline import train_dataset
 from dh_keras.detector import Detector
 from dh_keras.errors import TrainingError, WriteError
 from dh_keras.evaluation import format_table
@@ -17,9 +16,9 @@ from dh_keras.files import require_writable, writing
 from dh_keras.hub import resolve_backbone
 from dh_keras.model import DoubleHeadRCNN
 from dh_keras.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, create_run, open_run, require_new
-from dh_keras.training.callbacks import EvaluationHelper, RunRecorder, StepCounter
+from dh_keras.training.callbacks import StepCounter, make_recorder
 from dh_keras.training.facts import data_facts, program_facts, weights_facts
-from dh_keras.training.fitting import fit
+from dh_keras.training.fitting import fit, worker_batches
 from dh_keras.training.model_table import format_model_table
 from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.pictures import write_pictures
@@ -30,7 +29,7 @@ from dh_keras.training.schedule import make_schedule
 from dh_keras.training.shared_evaluation import evaluate_together
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.state import save_state
-from dh_keras.training.strategy import join_workers, make_strategy
+from dh_keras.training.strategy import join_workers, make_strategy, strategy_name
 from dh_keras.training.training_data import TrainingData, load_training_data
 from dh_keras.training.workers import Workers
 from dh_keras.weights import initialize_weights, load_weights
@@ -112,7 +111,7 @@ def _train(
         if workers.is_chief:
             _finish(model, detector, data, run)
     except WriteError as error:
-        raise WriteError(f"{error}, then go on with: {resume_command(run)}") from error
+        raise WriteError(f"{error}, then go on with: {resume_command(run, strategy)}") from error
     return run
 
 
@@ -201,36 +200,21 @@ def _fit(
     """Train from where progress says; leave with `Interrupted` when a signal came."""
     config, chief = run.config, workers.is_chief
     bar = ProgressBar(progress=progress, batch_size=config.data.batch_size, length=data.length, show=chief)
-
-    def make_batches(start_step: int) -> tf.data.Dataset:
-        def make_dataset(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-            return train_dataset(
-                data.train,
-                config.data,
-                plan=data.plan,
-                seed=model.seed,
-                start_step=start_step,
-                shard=(workers.index, workers.count),
-                parts=distribution.num_replicas_in_sync // workers.count if context else 1,
-            )
-
-        return distribution.distribute_datasets_from_function(make_dataset) if workers.count > 1 else make_dataset()
-
-    with StopRequest(lambda: progress.step, resume_command(run)) as stop:
+    make_batches = functools.partial(
+        worker_batches,
+        dataset=data.train,
+        plan=data.plan,
+        config=config.data,
+        seed=model.seed,
+        distribution=distribution,
+        workers=workers,
+    )
+    with StopRequest(lambda: progress.step, resume_command(run, strategy_name(distribution))) as stop:
         evaluate = functools.partial(evaluate_together, detector, data.val, config, workers=workers, stop=stop)
-        evaluation = {
-            "progress": progress,
-            "length": data.length,
-            "evaluate": evaluate if data.val is not None else None,
-            "evaluate_every": config.train.evaluate_every,
-        }
         if chief:
             cut_back(run, progress)
-            recorder = RunRecorder(
-                run=run, progress_bar=bar, checkpoint_every=config.train.checkpoint_every, **evaluation
-            )
-        else:
-            recorder = EvaluationHelper(**evaluation)
+        evaluate = evaluate if data.val is not None else None
+        recorder = make_recorder(run, progress, data.length, bar, evaluate=evaluate, chief=chief)
         callbacks = [StepCounter(progress=progress, stop=stop, workers=workers), bar, recorder]
         if progress.is_at_end_of_epoch(data.length):
             recorder.set_model(model)

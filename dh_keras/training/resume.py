@@ -35,9 +35,10 @@ MAY_CHANGE = (
 )
 
 
-def resume_command(run: RunFolder) -> str:
-    """What to type to go on with a run."""
-    return f"python scripts/train.py --resume --output {run.path}"
+def resume_command(run: RunFolder, strategy: str) -> str:
+    """What to type to go on with a run; on every machine of several."""
+    option = "" if strategy == "none" else f" --strategy {strategy}"
+    return f"python scripts/train.py{option} --resume --output {run.path}"
 
 
 def check_config(asked: Config, run: RunFolder) -> None:

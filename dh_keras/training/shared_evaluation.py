@@ -20,12 +20,7 @@ from dh_keras.training.workers import Workers
 
 
 def evaluate_together(
-    detector: Detector,
-    dataset: CocoDataset,
-    config: Config,
-    *,
-    workers: Workers,
-    stop: StopRequest | None = None,
+    detector: Detector, dataset: CocoDataset, config: Config, *, workers: Workers, stop: StopRequest | None = None
 ) -> dict | None:
     """COCO metrics of the current weights on the chief, None elsewhere; every worker must call this.
 

@@ -65,6 +65,8 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     raise ValueError(f"`name` must be one of {', '.join(STRATEGIES)}, got {name!r}")
 
 
-def replicas_per_worker(strategy: tf.distribute.Strategy, workers: int) -> int:
-    """Replicas in each of the processes that share a batch."""
-    return strategy.num_replicas_in_sync // workers
+def strategy_name(strategy: tf.distribute.Strategy) -> str:
+    """What `make_strategy` was given."""
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return "multi_worker"
+    return "mirrored" if isinstance(strategy, tf.distribute.MirroredStrategy) else "none"

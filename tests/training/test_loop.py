@@ -20,7 +20,7 @@ from dh_keras.training.fitting import stretches
 from dh_keras.training.loop import train
 from dh_keras.training.metrics_table import COLUMNS
 from dh_keras.training.schedule import Length
-from dh_keras.training.strategy import make_strategy
+from dh_keras.training.strategy import make_strategy, strategy_name
 from dh_keras.weights import initialize_weights
 
 
@@ -234,6 +234,7 @@ def test_a_shorter_last_epoch_is_a_stretch_of_its_own():
 
 def test_mirrored_runs_on_the_cpu_and_says_so(capsys):
     strategy = make_strategy("mirrored")
+    assert strategy_name(strategy) == "mirrored"
     assert strategy.num_replicas_in_sync == 1
     assert "mirrored, 1 replica(s) on CPU (no GPU is visible)" in capsys.readouterr().out
 
