@@ -11,7 +11,6 @@ from dh_keras.builder import build_detector
 from dh_keras.config import Config
 from dh_keras.detector import Detector
 from dh_keras.errors import TrainingError, WriteError
-from dh_keras.evaluation import format_table
 from dh_keras.files import require_writable, writing
 from dh_keras.hub import resolve_backbone
 from dh_keras.model import DoubleHeadRCNN
@@ -232,12 +231,9 @@ def _fit(
 
 
 def _finish(model: DoubleHeadRCNN, detector: Detector, data: TrainingData, run: RunFolder) -> None:
-    """The last words: the table of the best weights, the pictures, where everything is, what to type next."""
+    """Pictures by the best weights, and the last words: where everything is, what to type next."""
     load_weights(model, run.weights)
     config = run.config
-    if data.val is not None:
-        print(f"\n{run.weights.name} on {data.val.annotations_path}:")
-        print(format_table(evaluate_together(detector, data.val, config, workers=Workers())))
     pictured = data.val if data.val is not None else data.train
     folder = write_pictures(detector, pictured, run.path / PICTURES_DIR, count=config.train.pictures)
     print(f"\nwritten: {run.path} (weights {run.weights.name}, metrics.csv, tensorboard/; pictures in {folder})")
