@@ -13,6 +13,7 @@ from dh_keras.data import speed
 from dh_keras.data.coco import find_bad_image
 from dh_keras.data.record_writer import write_tfrecords
 from dh_keras.data.tfrecord import load_tfrecords
+from dh_keras.run_folder import RunFolder
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -59,7 +60,12 @@ def test_make_tfrecords_takes_no_config(folder, tmp_path, capsys):
 
 def test_train_passes_the_pattern_on_as_it_is(tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr("dh_keras.training.loop.train", lambda config, **options: seen.update(config=config))
+
+    def train(config, **options):
+        seen["config"] = config
+        return RunFolder(tmp_path / "run", config, ())
+
+    monkeypatch.setattr("dh_keras.training.loop.train", train)
     run("train", "--tfrecords", "*/train-[0-9]*.tfrecord", "--output", tmp_path / "run", "data.augmentation=none")
     assert seen["config"].data.train_tfrecords == "*/train-[0-9]*.tfrecord"
     assert seen["config"].data.augmentation == "none"

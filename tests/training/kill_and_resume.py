@@ -92,7 +92,7 @@ def compare(folder, kills, seed):
 
 def plan(kills, last, rng):
     """When each kill comes: from which step on, and in which moment; None is at any time within the step."""
-    steps = sorted(rng.sample(range(1, last), kills))
+    steps = sorted(rng.sample(range(1, last * 3 // 4), kills))  # each moment comes again after the last of them
     special = set(rng.sample(range(kills), kills // 2))
     moments = iter(rng.sample(MOMENTS * 2, len(special)))
     return [(step, next(moments) if index in special else None) for index, step in enumerate(steps)]
