@@ -11,7 +11,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["dh_keras", "dh_keras.*"]),
-    package_data={"dh_keras.analysis": ["templates/*"]},
+    package_data={"dh_keras.reports": ["templates/*"]},
     python_requires=">=3.11",
     install_requires=[
         "tensorflow>=2.20,<2.21",

@@ -10,12 +10,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_config": "dh_keras.config",
-    "build_detector": "dh_keras.builder",
-    "DoubleHeadRCNN": "dh_keras.model",
-    "Detector": "dh_keras.detector",
-    "export_saved_model": "dh_keras.export",
-    "import_checkpoint": "dh_keras.checkpoints.importer",
+    "load_config": "dh_keras.config.schema",
+    "build_detector": "dh_keras.pretrained.build",
+    "DoubleHeadRCNN": "dh_keras.modeling.double_head_rcnn",
+    "Detector": "dh_keras.inference.detector",
+    "export_saved_model": "dh_keras.serving.export",
+    "import_checkpoint": "dh_keras.pretrained.importer",
 }
 __all__ = sorted(_PUBLIC)
 

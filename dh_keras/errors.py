@@ -1,5 +1,7 @@
 """The error a user can mend: one line that names the file or key, what was expected, and what to do."""
 
+import re
+
 
 class UserError(ValueError):
     """Bad input from the person at the keyboard; scripts print its one line and exit with status 1."""
@@ -36,3 +38,11 @@ class Interrupted(Exception):
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
+
+
+def one_line(message: object) -> str:
+    """Fold a library's message into one line of at most 200 characters."""
+    # Where in TensorFlow it happened helps nobody here.
+    text = re.sub(r"\AGraph execution error:.*\n *File [^\n]*\n", "", str(message), flags=re.DOTALL)
+    text = re.sub(r"\[\[\{\{.*?\}\}\]\]|\{\{.*?\}\}|\[Op:.*", "", text)
+    return " ".join(text.split())[:200]

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dh_keras.analysis.data_doctor.findings import KINDS
-from dh_keras.config import Config
+from dh_keras.config.schema import Config
+from dh_keras.reports.data_doctor.findings import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 ARGUMENT = re.compile(r"^([a-z_0-9, ]+): (.*)$")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
+from dh_keras.commands.parser import make_parser, run_script
 from dh_keras.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ def parse() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     if not 0 <= args.score < 1:
         raise ConfigError(f"--score: expected a number from 0 to below 1, got {args.score}")
-    from dh_keras.analysis.run_report import analyze_run
+    from dh_keras.reports.run_report import analyze_run
 
     analyze_run(args.run, annotations=args.annotations, images=args.images, score=args.score, overrides=args.overrides)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
+from dh_keras.commands.parser import make_parser, run_script
 
 
 def parse() -> argparse.ArgumentParser:
@@ -18,7 +18,7 @@ def parse() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from dh_keras.analysis.head_analysis import analyze_heads, format_heads
+    from dh_keras.reports.heads.analysis import analyze_heads, format_heads
 
     print(f"models: {' '.join([*args.models, *args.overrides])}")
     results, folder = analyze_heads(

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 from dh_keras.benchmark import PEERS
-from dh_keras.cli import make_parser, run_script
-from dh_keras.config import ModelConfig, load_config
-from dh_keras.constants import PRECISIONS, SIZE_DIVISOR
+from dh_keras.commands.parser import make_parser, run_script
+from dh_keras.config.load import load_config
+from dh_keras.config.schema import ModelConfig
 from dh_keras.errors import ConfigError, DataError
+from dh_keras.modeling.constants import PRECISIONS, SIZE_DIVISOR
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "mmdetection_double_head_r50_fpn_1x_coco.yaml"
 
@@ -51,14 +52,14 @@ def parse() -> argparse.ArgumentParser:
 
 
 def measure_inference(args: argparse.Namespace, model: ModelConfig) -> dict:
-    from dh_keras.benchmark.runner import run_benchmark
+    from dh_keras.benchmark.inference_benchmark import run_benchmark
 
     sizes = {"sizes": args.sizes or [(800, 1344)], "batches": args.batches or [1], "surviving": args.surviving}
     return run_benchmark(model, **sizes, precision=args.precision, repeats=args.repeats, peer=args.peer)
 
 
 def measure_training(args: argparse.Namespace, model: ModelConfig) -> dict:
-    from dh_keras.benchmark.training_runner import make_cases, run_training_benchmark
+    from dh_keras.benchmark.training_benchmark import make_cases, run_training_benchmark
 
     cases = make_cases(args.sizes, args.batches)
     return run_training_benchmark(model, cases=cases, growth=args.growth, repeats=args.repeats, peer=args.peer)

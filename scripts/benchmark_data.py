@@ -4,8 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
-from dh_keras.config import DEFAULT_CONFIG, load_config
+from dh_keras.commands.parser import make_parser, run_script
+from dh_keras.config.load import DEFAULT_CONFIG, load_config
 
 
 def parse() -> argparse.ArgumentParser:
@@ -20,9 +20,9 @@ def parse() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     data = load_config(args.config, args.overrides).data
-    from dh_keras.data.coco import load_coco
-    from dh_keras.data.speed import augmentations, measure_input
-    from dh_keras.data.tfrecord import load_tfrecords
+    from dh_keras.benchmark.input_speed import augmentations, measure_input
+    from dh_keras.data.formats.coco import load_coco
+    from dh_keras.data.formats.tfrecord import load_tfrecords
 
     sources = {"folder": load_coco(args.annotations, args.images)}
     if args.tfrecords:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
+from dh_keras.commands.parser import make_parser, run_script
 
 
 def parse() -> argparse.ArgumentParser:
@@ -19,7 +19,7 @@ def parse() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from dh_keras.checkpoints.importer import import_checkpoint
+    from dh_keras.pretrained.importer import import_checkpoint
 
     print(f"checkpoint: {args.checkpoint}")
     run, imported = import_checkpoint(

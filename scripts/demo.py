@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
+from dh_keras.commands.parser import make_parser, run_script
 
 
 def parse() -> argparse.ArgumentParser:
@@ -14,7 +14,7 @@ def parse() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from dh_keras.demo import run_demo
+    from dh_keras.serving.demo import run_demo
 
     run_demo(Path(args.model), args.overrides, port=args.port, score=args.score)
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
+from dh_keras.commands.parser import make_parser, run_script
 from dh_keras.errors import DataError
 
 
@@ -22,9 +22,9 @@ def main(args: argparse.Namespace) -> None:
         raise DataError(f"{args.output}: exists already and is not overwritten; choose another --output")
     if args.batch_size < 1:
         raise DataError(f"--batch-size: expected at least 1, got {args.batch_size}")
-    from dh_keras.data.coco import load_coco
-    from dh_keras.detector import Detector, evaluate_detector
-    from dh_keras.evaluation import format_table
+    from dh_keras.data.formats.coco import load_coco
+    from dh_keras.evaluation.coco_metrics import format_table
+    from dh_keras.inference.detector import Detector, evaluate_detector
 
     detector = Detector.load(args.model, args.overrides)
     print(f"model: {args.model}, classes {', '.join(category.name for category in detector.categories)}")

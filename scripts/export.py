@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
-from dh_keras.constants import PRECISIONS
+from dh_keras.commands.parser import make_parser, run_script
+from dh_keras.modeling.constants import PRECISIONS
 
 
 def parse() -> argparse.ArgumentParser:
@@ -18,9 +18,9 @@ def parse() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from dh_keras.detector import Detector
-    from dh_keras.export import export_saved_model
-    from dh_keras.verification import compare_detectors
+    from dh_keras.inference.detector import Detector
+    from dh_keras.serving.export import export_saved_model
+    from dh_keras.serving.verification import compare_detectors
 
     detector = Detector.load(args.run, args.overrides, precision=args.precision)
     if detector.serving is None:

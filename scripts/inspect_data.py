@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
-from dh_keras.config import DEFAULT_CONFIG, load_config
+from dh_keras.commands.parser import make_parser, run_script
+from dh_keras.config.load import DEFAULT_CONFIG, load_config
 from dh_keras.errors import DataError
-from dh_keras.run_folder import next_free_run
+from dh_keras.run.run_folder import next_free_run
 
 
 def parse() -> argparse.ArgumentParser:
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
     output = args.output or next_free_run("reports", args.annotations.stem)
     print(f"config: {args.config}{' with ' + ' '.join(args.overrides) if args.overrides else ''}")
     print(f"report folder: {output}")
-    from dh_keras.analysis.data_doctor.inspection import inspect_data
+    from dh_keras.reports.data_doctor.inspection import inspect_data
 
     diagnosis = inspect_data(
         args.annotations,

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
+from dh_keras.commands.parser import make_parser, run_script
 
 
 def parse() -> argparse.ArgumentParser:
@@ -20,8 +20,8 @@ def parse() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     if args.overrides:
         parse().error(f"this script reads no config and takes no overrides, got {args.overrides[0]!r}")
-    from dh_keras.data.coco import load_coco
-    from dh_keras.data.record_writer import write_tfrecords
+    from dh_keras.data.formats.coco import load_coco
+    from dh_keras.data.formats.record_writer import write_tfrecords
 
     dataset = load_coco(args.annotations, args.images)
     print(f"data: {dataset.summary()}")

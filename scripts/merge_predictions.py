@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
+from dh_keras.commands.parser import make_parser, run_script
 from dh_keras.errors import DataError
 
 
@@ -16,7 +16,7 @@ def parse() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     if args.overrides:
         raise DataError(f"{args.overrides[0]}: the shards' settings are fixed; overrides are for predict.py")
-    from dh_keras.prediction.merge import merge_predictions
+    from dh_keras.inference.prediction.merge import merge_predictions
 
     summary = merge_predictions([Path(shard) for shard in args.shards], args.output)
     print(f"found: {summary}; {len(summary.errors)} file(s) could not be read")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
+from dh_keras.commands.parser import make_parser, run_script
 
 SHOWN_ERRORS = 10
 
@@ -24,8 +24,8 @@ def parse() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from dh_keras.prediction.folder import PredictionSettings, check_new
-    from dh_keras.prediction.sources import Shard, list_sources
+    from dh_keras.inference.prediction.folder import PredictionSettings, check_new
+    from dh_keras.inference.prediction.sources import Shard, list_sources
 
     settings = PredictionSettings(
         score=args.score,
@@ -41,8 +41,8 @@ def main(args: argparse.Namespace) -> None:
     if not args.resume:
         check_new(args.output)
 
-    from dh_keras.detector import Detector
-    from dh_keras.prediction.runner import predict_files
+    from dh_keras.inference.detector import Detector
+    from dh_keras.inference.prediction.predict_files import predict_files
 
     detector = Detector.load(args.model, args.overrides)
     share = f", shard {settings.shard}" if settings.shard.count > 1 else ""

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
+from dh_keras.commands.parser import make_parser, run_script
 
 
 def parse() -> argparse.ArgumentParser:
@@ -22,8 +22,8 @@ def parse() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from dh_keras.prediction.sources import list_sources
-    from dh_keras.serving_client import GrpcClient, RestClient, predict_on_server
+    from dh_keras.inference.prediction.sources import list_sources
+    from dh_keras.serving.client import GrpcClient, RestClient, predict_on_server
 
     if args.overrides:
         parse().error(f"the model on the server is fixed and takes no overrides, got {args.overrides[0]!r}")

@@ -4,11 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from dh_keras.cli import make_parser, run_script
-from dh_keras.config import DEFAULT_CONFIG, load_config
+from dh_keras.commands.parser import make_parser, run_script
+from dh_keras.config.load import DEFAULT_CONFIG, load_config
 from dh_keras.errors import ConfigError
-from dh_keras.run_folder import CONFIG_FILE, next_free_run, open_run
-from dh_keras.training.cluster import prepare_environment, read_cluster
+from dh_keras.run.run_folder import CONFIG_FILE, next_free_run, open_run
+from dh_keras.training.workers.cluster import prepare_environment, read_cluster
 
 DATA_ARGUMENTS = ("train_annotations", "train_images", "val_annotations", "val_images")
 
@@ -50,8 +50,8 @@ def main(args: argparse.Namespace) -> None:
     print(f"run folder: {output}")
     if args.strategy == "multi_worker":
         prepare_environment()
-    from dh_keras.analysis.run_data import names_validation
-    from dh_keras.analysis.run_report import analyze_run
+    from dh_keras.reports.run_data import names_validation
+    from dh_keras.reports.run_report import analyze_run
     from dh_keras.training.loop import train  # after the arguments are known to be good: TensorFlow takes seconds
 
     run = train(

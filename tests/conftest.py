@@ -47,13 +47,13 @@ def tiny_overrides():
 @pytest.fixture
 def make_tiny_detector():
     """Return a function that builds (and compiles) a tiny detector of a variant."""
-    from dh_keras.builder import build_detector
-    from dh_keras.config import load_config
+    from dh_keras.config.load import load_config
+    from dh_keras.modeling.builder import assemble_detector
     from dh_keras.training.optimizer import RecipeSGD
 
     def make(*overrides, num_classes=3, lr=0.01, seed=0, **optimizer):
         config = load_config(overrides=[*TINY, *overrides])
-        detector = build_detector(config.model, num_classes=num_classes, seed=seed)
+        detector = assemble_detector(config.model, num_classes=num_classes, seed=seed)
         detector.compile(optimizer=RecipeSGD(lr, **optimizer), jit_compile=False)
         detector.optimizer.build(detector.trainable_variables)
         return detector
@@ -108,7 +108,7 @@ def shapes_arguments(tiny_shapes):
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, shapes_arguments):
     """A run folder of two epochs of training, to be read only."""
-    from dh_keras.config import load_config
+    from dh_keras.config.load import load_config
     from dh_keras.training.loop import train
 
     config = load_config(overrides=[*TINY, *shapes_arguments, *SHORT])

@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from dh_keras.benchmark.machine import median_ms
-from dh_keras.detections import class_probs, surviving_rois
-from dh_keras.model import DoubleHeadRCNN
-from dh_keras.proposals import Proposals
+from dh_keras.modeling.detections import class_probs, surviving_rois
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.proposals import Proposals
 
 STAGES = ("backbone", "fpn", "rpn", "proposals", "roi_align", "fc_head", "conv_head", "detections")
 

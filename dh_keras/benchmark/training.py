@@ -6,9 +6,9 @@ from dh_keras.benchmark.machine import gemm_gflops, median_ms, peak_rss_mb
 from dh_keras.benchmark.stages import compile_graph
 from dh_keras.benchmark.training_flops import training_gflop
 from dh_keras.benchmark.training_workload import CLASSES, Case, build_trainee, make_training_batch
-from dh_keras.config import ModelConfig
-from dh_keras.model import DoubleHeadRCNN
-from dh_keras.ops.sampling import image_seeds
+from dh_keras.config.schema import ModelConfig
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.ops.sampling import image_seeds
 
 STAGES = ("features", "rpn", "heads", "optimizer")
 

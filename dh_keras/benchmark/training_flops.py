@@ -7,10 +7,10 @@ is computed a second time to save memory.
 
 import numpy as np
 
-from dh_keras.config import ModelConfig
-from dh_keras.constants import ROI_LEVELS
-from dh_keras.flops import backbone_stage_multiply_adds, stage_gflop
-from dh_keras.layers.resnet import BLOCKS_PER_STAGE, BOTTLENECK_EXPANSION
+from dh_keras.benchmark.flops import backbone_stage_multiply_adds, stage_gflop
+from dh_keras.config.schema import ModelConfig
+from dh_keras.modeling.constants import ROI_LEVELS
+from dh_keras.modeling.layers.resnet import BLOCKS_PER_STAGE, BOTTLENECK_EXPANSION
 
 PARTS = ("features", "rpn", "heads")
 

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-from dh_keras.builder import build_detector
-from dh_keras.config import ModelConfig
-from dh_keras.model import DoubleHeadRCNN
-from dh_keras.proposals import Proposals
+from dh_keras.config.schema import ModelConfig
+from dh_keras.modeling.builder import assemble_detector
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.proposals import Proposals
 from dh_keras.training.optimizer import RecipeSGD
 
 # A shift of the planted boxes as a share of a box's side: the intersection over union stays above 0.8.
@@ -75,9 +75,7 @@ def build_trainee(config: ModelConfig, case: Case, batch: dict[str, tf.Tensor]) 
     The learning rate is zero: the update does all its work, and every step is the same.
     """
     config = replace(config, roi=replace(config.roi, batch_size=case.rois))
-    detector = build_detector(
-        config, num_classes=CLASSES, pretrained=False, precision=case.precision, recompute_heads=case.recompute
-    )
+    detector = assemble_detector(config, num_classes=CLASSES, precision=case.precision, recompute_heads=case.recompute)
     detector.compile(optimizer=RecipeSGD(0.0, momentum=0.9, l2=1e-4), jit_compile=False)
     detector.optimizer.build(detector.trainable_variables)
     planted = near_boxes(batch["gt_boxes"], int(case.rois * config.roi.foreground_fraction))

@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from dh_keras.benchmark.stages import flat_rois
-from dh_keras.builder import build_detector
-from dh_keras.config import ModelConfig
-from dh_keras.constants import ROI_LEVELS
-from dh_keras.inference import inference_copy
-from dh_keras.model import DoubleHeadRCNN
+from dh_keras.config.schema import ModelConfig
+from dh_keras.modeling.builder import assemble_detector
+from dh_keras.modeling.constants import ROI_LEVELS
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.folding import inference_copy
 
 # Deviation of the class logits over RoIs: the best of 80 classes then has some tenths of the probability.
 LOGIT_DEVIATION = 2.0
@@ -30,7 +30,7 @@ def build_model(
         precision: "float32" or "bfloat16", see `inference_copy`.
         batch: from `make_batch`; levels and classes differ as described above on these images.
     """
-    detector = build_detector(config, num_classes=num_classes, pretrained=False)
+    detector = assemble_detector(config, num_classes=num_classes)
     _spread_scores(detector, batch)
     return inference_copy(detector, precision=precision)
 

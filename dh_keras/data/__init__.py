@@ -1,1 +1,1 @@
-"""COCO files, image decoding and the batches of training."""
+"""Annotations and photographs as batches."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from dh_keras.config import DataConfig
+from dh_keras.config.schema import DataConfig
 from dh_keras.data import transforms
 from dh_keras.data.draws import Draws
 from dh_keras.data.policies import autoaugment_v0, randaugment

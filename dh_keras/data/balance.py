@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dh_keras.config import DataConfig
+from dh_keras.config.schema import DataConfig
 from dh_keras.data.augment import size_limits
 from dh_keras.data.canvases import canvas_of
 from dh_keras.data.dataset import CocoDataset

@@ -5,7 +5,7 @@ TensorFlow is not imported here, so data can be checked anywhere. Letter: N imag
 
 import numpy as np
 
-from dh_keras.constants import SIZE_DIVISOR
+from dh_keras.modeling.constants import SIZE_DIVISOR
 
 
 def canvases(min_size: int, max_size: int) -> list[tuple[int, int]]:

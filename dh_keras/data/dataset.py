@@ -13,19 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dh_keras.run.classes import Category
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
 # Clipping that moves no side by more than this many pixels is rounding in the file, not a box outside the image.
 _CLIP_TOLERANCE = 1e-2
-
-
-@dataclass(frozen=True)
-class Category:
-    """A class of objects: the id of the annotation file and the name."""
-
-    id: int
-    name: str
 
 
 @dataclass

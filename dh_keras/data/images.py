@@ -4,14 +4,13 @@ TensorFlow is not imported here, so data can be checked anywhere.
 """
 
 import os
-import re
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, one_line
 
 # EXIF is looked for in this many leading bytes and JPEG segments only; `transforms.exif_orientation` does the same.
 EXIF_WINDOW = 65536
@@ -146,11 +145,3 @@ def _find_exif(head: bytes) -> int | None:
             return place + 10
         place += 2 + struct.unpack_from(">H", head, place + 2)[0]
     return None
-
-
-def one_line(message: object) -> str:
-    """Fold a library's message into one line of at most 200 characters."""
-    # Where in TensorFlow it happened helps nobody here.
-    text = re.sub(r"\AGraph execution error:.*\n *File [^\n]*\n", "", str(message), flags=re.DOTALL)
-    text = re.sub(r"\[\[\{\{.*?\}\}\]\]|\{\{.*?\}\}|\[Op:.*", "", text)
-    return " ".join(text.split())[:200]

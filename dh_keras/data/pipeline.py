@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow as tf
 
-from dh_keras.config import DataConfig
+from dh_keras.config.schema import DataConfig
 from dh_keras.data import transforms
 from dh_keras.data.augment import make_augmenter, size_limits
 from dh_keras.data.canvases import canvas_of, canvases

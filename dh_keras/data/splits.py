@@ -1,10 +1,10 @@
 """The training and validation images that a config names."""
 
-from dh_keras.config import DataConfig
-from dh_keras.data.coco import load_coco
+from dh_keras.config.schema import DataConfig
 from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.formats.coco import load_coco
+from dh_keras.data.formats.tfrecord import load_tfrecords
 from dh_keras.data.shapes import write_shapes
-from dh_keras.data.tfrecord import load_tfrecords
 
 
 def load_splits(data: DataConfig) -> tuple[CocoDataset, CocoDataset | None]:

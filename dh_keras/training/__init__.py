@@ -1,1 +1,1 @@
-"""Distribution, learning rate, callbacks and resumable state."""
+"""One training run, on one device, several, or several machines."""

@@ -6,15 +6,15 @@ from typing import Any
 import keras
 from tqdm import tqdm
 
-from dh_keras.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
+from dh_keras.run.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
+from dh_keras.run.weights import save_weights
 from dh_keras.training.events import STEP_PREFIX, EventWriter
 from dh_keras.training.metrics_table import AP_COLUMNS, append_row
 from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.schedule import Length
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.state import save_state
-from dh_keras.training.workers import Workers
-from dh_keras.weights import save_weights
+from dh_keras.training.workers.workers import Workers
 
 # TensorBoard gets every so many steps.
 EVENT_STEPS = 20

@@ -8,14 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dh_keras.config import DataConfig
-from dh_keras.data.coco import find_bad_image
+from dh_keras.config.schema import DataConfig
 from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.formats.coco import find_bad_image
 from dh_keras.data.pipeline import train_dataset
 from dh_keras.errors import DataError, TrainingError
-from dh_keras.model import NON_FINITE, DoubleHeadRCNN
+from dh_keras.modeling.double_head_rcnn import NON_FINITE, DoubleHeadRCNN
 from dh_keras.training.schedule import Length
-from dh_keras.training.workers import Workers
+from dh_keras.training.workers.workers import Workers
 
 
 class Stretch(NamedTuple):

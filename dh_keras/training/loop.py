@@ -7,31 +7,32 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from dh_keras.builder import build_detector
-from dh_keras.config import Config
-from dh_keras.detector import Detector
+from dh_keras.config.schema import Config
 from dh_keras.errors import TrainingError, WriteError
 from dh_keras.files import require_writable, writing
-from dh_keras.hub import resolve_backbone
-from dh_keras.model import DoubleHeadRCNN
-from dh_keras.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, create_run, open_run, require_new
+from dh_keras.inference.detector import Detector
+from dh_keras.modeling.builder import assemble_detector
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.hub_backbone import resolve_backbone
+from dh_keras.pretrained.build import build_detector
+from dh_keras.run.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, create_run, open_run, require_new
+from dh_keras.run.weights import initialize_weights, load_weights
 from dh_keras.training.callbacks import StepCounter, make_recorder
-from dh_keras.training.facts import data_facts, program_facts, weights_facts
 from dh_keras.training.fitting import fit, worker_batches
 from dh_keras.training.model_table import format_model_table
 from dh_keras.training.optimizer import RecipeSGD
-from dh_keras.training.pictures import write_pictures
 from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.resume import check_classes, check_config, cut_back, plan_fingerprint, restore, resume_command
+from dh_keras.training.run_pictures import write_pictures
 from dh_keras.training.sanity import check_evaluation
 from dh_keras.training.schedule import make_schedule
-from dh_keras.training.shared_evaluation import evaluate_together
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.state import save_state
 from dh_keras.training.strategy import join_workers, make_strategy, strategy_name
 from dh_keras.training.training_data import TrainingData, load_training_data
-from dh_keras.training.workers import Workers
-from dh_keras.weights import initialize_weights, load_weights
+from dh_keras.training.workers.facts import data_facts, program_facts, weights_facts
+from dh_keras.training.workers.shared_evaluation import evaluate_together
+from dh_keras.training.workers.workers import Workers
 
 # State, the one it replaces, the best and the last weights with theirs: together at most this many times the state.
 COPIES_OF_STATE = 4
@@ -100,7 +101,7 @@ def _train(
     if progress.recorded_step == data.length.steps and (run.path / PICTURES_DIR).is_dir():
         print(f"{run.path}: has finished all its {data.length.steps} steps; nothing to go on with")
         return run
-    print(format_model_table(model, config))
+    print(format_model_table(model))
     detector = Detector.from_model(model, run.categories, min_size=config.data.min_size, max_size=config.data.max_size)
     if workers.is_chief and data.val is not None and config.train.sanity_images:
         limit = config.model.max_detections
@@ -164,11 +165,11 @@ def _build(
         f"{settings.lr:g} for a batch of {settings.base_batch_size} -> {schedule.lr:g} for a batch of {batch_size}, "
         f"warm-up {settings.warmup_steps} steps, drops after steps {schedule.drops}"
     )
-    model = build_detector(
+    build = build_detector if pretrained else assemble_detector
+    model = build(
         config.model,
         num_classes=data.train.num_classes,
         seed=settings.seed,
-        pretrained=pretrained,
         precision=settings.precision,
         recompute_heads=settings.recompute,
     )

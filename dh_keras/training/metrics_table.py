@@ -5,9 +5,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from dh_keras.constants import LOSS_NAMES
-from dh_keras.evaluation import METRIC_NAMES
+from dh_keras.evaluation.coco_metrics import METRIC_NAMES
 from dh_keras.files import replace_atomically
+from dh_keras.modeling.constants import LOSS_NAMES
 
 AP_COLUMNS = tuple(name for name in METRIC_NAMES if name.startswith("AP"))
 COLUMNS = (

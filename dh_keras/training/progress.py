@@ -10,7 +10,7 @@ import psutil
 import tensorflow as tf
 from tqdm import tqdm
 
-from dh_keras.constants import LOSS_NAMES
+from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.training.schedule import Length
 
 # The compiled graph's first step takes many times as long as the others and says nothing about speed.

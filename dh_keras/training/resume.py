@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from dh_keras.config import Config
-from dh_keras.data.coco import Category
+from dh_keras.config.schema import Config
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.errors import ConfigError, DataError, TrainingError
 from dh_keras.files import remove_partial_files
-from dh_keras.model import DoubleHeadRCNN
-from dh_keras.run_folder import CLASSES_FILE, CONFIG_FILE, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.run.classes import Category
+from dh_keras.run.run_folder import CLASSES_FILE, CONFIG_FILE, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
 from dh_keras.training.events import drop_events_after
 from dh_keras.training.metrics_table import drop_rows_after
 from dh_keras.training.progress import Progress

@@ -2,8 +2,8 @@
 
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
-from dh_keras.detector import Detector
-from dh_keras.evaluation import ImageDetections, evaluate_detections
+from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_detections
+from dh_keras.inference.detector import Detector
 
 
 def check_evaluation(detector: Detector, dataset: CocoDataset, *, count: int, max_detections: int) -> dict[str, object]:

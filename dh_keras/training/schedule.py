@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from dh_keras.config import TrainConfig
+from dh_keras.config.schema import TrainConfig
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from dh_keras.errors import Interrupted
-from dh_keras.training.workers import Workers
+from dh_keras.training.workers.workers import Workers
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

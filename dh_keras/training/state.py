@@ -10,7 +10,7 @@ import numpy as np
 
 from dh_keras.errors import TrainingError
 from dh_keras.files import replace_atomically
-from dh_keras.model import DoubleHeadRCNN
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 
 PROGRESS_KEY = "progress"
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from dh_keras.training.cluster import read_cluster
-from dh_keras.training.rendezvous import meet
-from dh_keras.training.workers import Workers
+from dh_keras.training.workers.cluster import read_cluster
+from dh_keras.training.workers.rendezvous import meet
+from dh_keras.training.workers.workers import Workers
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
 

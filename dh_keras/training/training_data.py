@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dh_keras.config import Config
+from dh_keras.config.schema import Config
 from dh_keras.data.balance import epoch_images
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import plan_batches, steps_per_epoch
 from dh_keras.data.splits import load_splits
-from dh_keras.evaluation import check_ground_truth
+from dh_keras.evaluation.coco_metrics import check_ground_truth
 from dh_keras.training.schedule import Length, training_length
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dh_keras.data.coco import load_coco
+from dh_keras.data.formats.coco import load_coco
 
 
 def smooth_pixels(height, width, seed=0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dh_keras.config import AUGMENTATIONS, DataConfig
+from dh_keras.config.schema import AUGMENTATIONS, DataConfig
 from dh_keras.data.augment import make_augmenter, size_limits
 from dh_keras.data.balance import epoch_images, repeat_factors
 from dh_keras.data.canvases import canvases

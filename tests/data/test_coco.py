@@ -13,11 +13,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-import dh_keras.data.coco as coco_module
-from dh_keras.data.coco import find_bad_image, load_coco
-from dh_keras.data.dataset import Category, boxes_from_xywh
+import dh_keras.data.formats.coco as coco_module
+from dh_keras.data.dataset import boxes_from_xywh
+from dh_keras.data.formats.coco import find_bad_image, load_coco
 from dh_keras.data.images import read_exif_orientation
 from dh_keras.errors import DataError
+from dh_keras.run.classes import Category
 
 
 def one_line(error):

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dh_keras.cli import run_script
-from dh_keras.config import AUGMENTATIONS, DataConfig
-from dh_keras.data import speed
-from dh_keras.data.coco import find_bad_image
-from dh_keras.data.record_writer import write_tfrecords
-from dh_keras.data.tfrecord import load_tfrecords
-from dh_keras.run_folder import RunFolder
+from dh_keras.benchmark import input_speed as speed
+from dh_keras.commands.parser import run_script
+from dh_keras.config.schema import AUGMENTATIONS, DataConfig
+from dh_keras.data.formats.coco import find_bad_image
+from dh_keras.data.formats.record_writer import write_tfrecords
+from dh_keras.data.formats.tfrecord import load_tfrecords
+from dh_keras.run.run_folder import RunFolder
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

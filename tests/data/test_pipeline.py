@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dh_keras.config import DataConfig
+from dh_keras.config.schema import DataConfig
 from dh_keras.data.canvases import canvas_of, canvases
 from dh_keras.data.pipeline import image_dataset, plan_batches, steps_per_epoch, train_dataset, training_indices
 from dh_keras.data.transforms import resized_size

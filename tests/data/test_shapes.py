@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dh_keras.data import shapes
-from dh_keras.data.coco import load_coco
+from dh_keras.data.formats.coco import load_coco
 from dh_keras.data.shapes import CATEGORIES, draw_image, write_shapes
 from dh_keras.errors import DataError
 

@@ -9,15 +9,15 @@ import tensorflow as tf
 from official.vision.data import create_coco_tf_record
 from official.vision.dataloaders.tf_example_decoder import TfExampleDecoder
 
-from dh_keras.config import DataConfig
+from dh_keras.config.schema import DataConfig
 from dh_keras.data.balance import epoch_images
-from dh_keras.data.dataset import Category
+from dh_keras.data.formats.record_scan import scan_offsets, stored_size
+from dh_keras.data.formats.record_writer import write_tfrecords
+from dh_keras.data.formats.tfrecord import load_tfrecords, sidecar_of
 from dh_keras.data.pipeline import plan_batches, train_dataset
-from dh_keras.data.record_scan import scan_offsets, stored_size
-from dh_keras.data.record_writer import write_tfrecords
 from dh_keras.data.splits import load_splits
-from dh_keras.data.tfrecord import load_tfrecords, sidecar_of
 from dh_keras.errors import DataError
+from dh_keras.run.classes import Category
 
 CONFIG = DataConfig(min_size=50, max_size=90)
 

@@ -13,7 +13,8 @@ import reference
 import yaml
 
 import dh_keras
-from dh_keras.config import Config, load_config
+from dh_keras.config.load import load_config
+from dh_keras.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dh_keras.detector import Detector
-from dh_keras.export import export_saved_model
+from dh_keras.inference.detector import Detector
+from dh_keras.serving.export import export_saved_model
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dh_keras.detector import Detector
-from dh_keras.export import export_saved_model
+from dh_keras.inference.detector import Detector
+from dh_keras.serving.export import export_saved_model
 
 SOURCE = Path(__file__).with_name("load_saved_model.cc")
 LIBRARIES = ("libtensorflow_cc.so.2", "libtensorflow_framework.so.2")

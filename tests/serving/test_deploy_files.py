@@ -17,8 +17,8 @@ import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from dh_keras.serving_client import rest_request
-from dh_keras.warmup import warmup_requests
+from dh_keras.serving.client import rest_request
+from dh_keras.serving.warmup import warmup_requests
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")

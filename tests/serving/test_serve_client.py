@@ -21,12 +21,11 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from dh_keras.detector import Detector
 from dh_keras.errors import DataError
-from dh_keras.export import export_saved_model
-from dh_keras.prediction.folder import PredictionSettings
-from dh_keras.prediction.runner import predict_files
-from dh_keras.serving_client import (
+from dh_keras.inference.detector import Detector
+from dh_keras.inference.prediction.folder import PredictionSettings
+from dh_keras.inference.prediction.predict_files import predict_files
+from dh_keras.serving.client import (
     GrpcClient,
     RestClient,
     ServerError,
@@ -37,6 +36,7 @@ from dh_keras.serving_client import (
     rest_request,
     rest_url,
 )
+from dh_keras.serving.export import export_saved_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PREDICT_PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict")

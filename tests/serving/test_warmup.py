@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from dh_keras.detector import Detector
-from dh_keras.export import export_saved_model
-from dh_keras.warmup import WarmupRequest, _varint, warmup_requests, write_warmup_requests
+from dh_keras.inference.detector import Detector
+from dh_keras.serving.export import export_saved_model
+from dh_keras.serving.warmup import WarmupRequest, _varint, warmup_requests, write_warmup_requests
 
 
 @pytest.fixture(scope="module")

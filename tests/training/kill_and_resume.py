@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from training.run_comparison import differences
 
-from dh_keras.config import load_config
+from dh_keras.config.load import load_config
 from dh_keras.data.shapes import write_shapes
 from dh_keras.training import callbacks, loop
 

@@ -70,9 +70,9 @@ def train(args):
     import keras
     import tensorflow as tf
 
-    from dh_keras.builder import build_detector
-    from dh_keras.config import load_config
-    from dh_keras.constants import LOSS_NAMES
+    from dh_keras.config.load import load_config
+    from dh_keras.modeling.builder import assemble_detector
+    from dh_keras.modeling.constants import LOSS_NAMES
     from dh_keras.training.optimizer import RecipeSGD
 
     if args.fast_tracing:
@@ -80,7 +80,7 @@ def train(args):
     strategy = make_strategy(args, tf)
     config = load_config(overrides=[*conftest.TINY, *OVERRIDES, *(ALL_ANCHORS if args.all_anchors else ())])
     with strategy.scope():
-        detector = build_detector(config.model, num_classes=3)
+        detector = assemble_detector(config.model, num_classes=3)
         detector.compile(RecipeSGD(0.01, momentum=0.9, l2=1e-3, clip_norm=5.0), jit_compile=False)
         detector.optimizer.build(detector.trainable_variables)
     start = {v.path: keras.ops.convert_to_numpy(v) for v in detector.variables}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dh_keras.training.cluster import read_cluster
+from dh_keras.training.workers.cluster import read_cluster
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 from training.run_comparison import differences, rows_of, state_of
 
-from dh_keras.config import load_config
+from dh_keras.config.load import load_config
 from dh_keras.errors import DataError, Interrupted, TrainingError
-from dh_keras.run_folder import create_run, next_free_run, open_run
+from dh_keras.run.run_folder import create_run, next_free_run, open_run
+from dh_keras.run.weights import initialize_weights
 from dh_keras.training.callbacks import StepCounter
 from dh_keras.training.fitting import stretches
 from dh_keras.training.loop import train
 from dh_keras.training.metrics_table import COLUMNS
 from dh_keras.training.schedule import Length
 from dh_keras.training.strategy import make_strategy, strategy_name
-from dh_keras.weights import initialize_weights
 
 
 def test_a_run_folder_holds_everything_that_is_promised(tiny_run):

@@ -10,13 +10,13 @@ from local_workers import start_workers
 from replica_table import ALL_ANCHORS
 from test_workers import play
 
-from dh_keras.config import load_config
+from dh_keras.config.load import load_config
 from dh_keras.errors import Interrupted
-from dh_keras.evaluation import ImageDetections, evaluate_detections
-from dh_keras.training.facts import data_facts, program_facts
+from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_detections
 from dh_keras.training.loop import load_training_data, train
-from dh_keras.training.shared_evaluation import evaluate_together, pack_detections, unpack_detections
 from dh_keras.training.signals import StopRequest
+from dh_keras.training.workers.facts import data_facts, program_facts
+from dh_keras.training.workers.shared_evaluation import evaluate_together, pack_detections, unpack_detections
 
 # Statistics of a worker's own images would differ from those of the whole batch.
 JOB = (

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from training.run_comparison import differences, events_of, rows_of
 
-from dh_keras.config import load_config
-from dh_keras.constants import LOSS_NAMES
+from dh_keras.config.load import load_config
 from dh_keras.errors import WriteError
 from dh_keras.files import replace_atomically, require_writable
-from dh_keras.run_folder import RunFolder
+from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.run.run_folder import RunFolder
+from dh_keras.run.weights import save_weights
 from dh_keras.training.callbacks import RunRecorder
 from dh_keras.training.events import EventWriter, drop_events_after
 from dh_keras.training.metrics_table import COLUMNS, append_row, drop_rows_after
@@ -22,7 +23,6 @@ from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.resume import cut_back
 from dh_keras.training.schedule import Length
 from dh_keras.training.state import load_state, save_state
-from dh_keras.weights import save_weights
 
 LENGTH = Length(steps=5, epochs=2, steps_per_epoch=3)
 APS = {3: 0.1, 5: 0.3}

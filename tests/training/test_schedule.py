@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dh_keras.config import TrainConfig
+from dh_keras.config.schema import TrainConfig
 from dh_keras.training.schedule import Length, WarmupStepSchedule, make_schedule, training_length
 
 

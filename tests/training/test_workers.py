@@ -8,12 +8,12 @@ import threading
 import pytest
 
 from dh_keras.errors import TrainingError
-from dh_keras.training import rendezvous
-from dh_keras.training import workers as workers_module
-from dh_keras.training.channel import Channel, ChannelError, Message
-from dh_keras.training.cluster import Cluster, read_cluster
-from dh_keras.training.rendezvous import meet
-from dh_keras.training.workers import Workers
+from dh_keras.training.workers import rendezvous
+from dh_keras.training.workers import workers as workers_module
+from dh_keras.training.workers.channel import Channel, ChannelError, Message
+from dh_keras.training.workers.cluster import Cluster, read_cluster
+from dh_keras.training.workers.rendezvous import meet
+from dh_keras.training.workers.workers import Workers
 
 
 def free_addresses(count):

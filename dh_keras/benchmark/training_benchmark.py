@@ -1,0 +1,160 @@
+"""The benchmark of training: every case in a process of its own, so that its peak memory is its own."""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from typing import Any
+
+from dh_keras.benchmark.machine import describe_machine
+from dh_keras.benchmark.peer_training import measure_peer_training
+from dh_keras.benchmark.training import STAGES, measure_training
+from dh_keras.benchmark.training_workload import Case
+from dh_keras.config.schema import ModelConfig
+from dh_keras.errors import UserError
+
+STANDARD = (Case(height=800, width=1344), Case(height=512, width=512, batch=2))
+GROWTH_BASE = Case(height=512, width=512)
+GROWTH = {
+    "batch": [{"batch": number} for number in (1, 2, 4)],
+    "RoIs": [{"rois": number} for number in (128, 512, 1024)],
+    "image size": [{"height": h, "width": w} for h, w in ((320, 320), (512, 512), (800, 1344))],
+    "boxes": [{"boxes": number} for number in (2, 20, 100)],
+}
+# Milliseconds of a step of MMDetection 3.3's Double-Head (double_heads, R-50-FPN, batch norms frozen, float32, 512 RoIs
+# per image) by (height, width, batch), measured on two cores whose float32 matrix product ran at about so many GFLOP/s.
+MMDETECTION_MS = {(800, 1344, 1): 11_900.0, (512, 512, 2): 21_900.0}
+MMDETECTION_GEMM = 400.0
+
+
+def run_training_benchmark(
+    config: ModelConfig,
+    *,
+    cases: Sequence[Case],
+    growth: bool,
+    repeats: int,
+    peer: str | None,
+    show: Callable[[str], None] = print,
+) -> dict:
+    """Measure training steps of a detector of 80 classes with random weights.
+
+    Args:
+        config: the detector.
+        cases: what to measure in float32, with its parts, in mixed bfloat16, and with recomputed heads where the
+            conv-head's norm allows it.
+        growth: measure `GROWTH` instead, each change by itself from `GROWTH_BASE`.
+        repeats: steps of which each time is the median.
+        peer: a key of `PEERS` whose training step is measured on the same sizes, or None.
+        show: takes lines about what is going on and the results.
+
+    Returns:
+        machine, runs (see `measure_training`, with mmdetection_ratio where it is known), peers; for JSON.
+    """
+    machine = describe_machine()
+    show("machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
+    rows, peers = [], []
+    modes = growth_cases() if growth else [mode for case in cases for mode in modes_of(case, config)]
+    for mode in modes:
+        show(f"running {mode.title}")
+        stages = not growth and mode in cases
+        row = run_isolated(measure_training, config, mode, repeats=repeats, stages=stages)
+        rows.append({**row, "mmdetection_ratio": mmdetection_ratio(row)})
+        show(format_training_row(rows[-1]))
+    for case in cases if peer else ():
+        show(f"running {peer}, {case.title}")
+        peers.append(run_isolated(measure_peer_training, peer, case, repeats=repeats))
+        show(format_training_peer(peers[-1], rows))
+    if growth:
+        show(format_growth(rows))
+    return {"machine": machine, "runs": rows, "peers": peers}
+
+
+def make_cases(sizes: Sequence[tuple[int, int]] | None, batches: Sequence[int] | None) -> list[Case]:
+    """Every size with every batch; `STANDARD` when neither is given."""
+    if sizes is None and batches is None:
+        return list(STANDARD)
+    return [
+        Case(height=height, width=width, batch=batch)
+        for height, width in sizes or [(STANDARD[0].height, STANDARD[0].width)]
+        for batch in batches or [1]
+    ]
+
+
+def modes_of(case: Case, config: ModelConfig) -> list[Case]:
+    """The case as it is, in mixed bfloat16, and recomputed unless statistics over RoIs forbid that."""
+    modes = [case, replace(case, precision="mixed_bfloat16")]
+    return modes if config.conv_head.norm in ("batch", "sync") else [*modes, replace(case, recompute=True)]
+
+
+def growth_cases() -> list[Case]:
+    """All cases of `GROWTH`, each once."""
+    return list(dict.fromkeys(replace(GROWTH_BASE, **change) for changes in GROWTH.values() for change in changes))
+
+
+def run_isolated(function: Callable[..., dict], *inputs: Any, **options: Any) -> dict:
+    """Call in a new process.
+
+    Raises:
+        UserError: when the process dies, as it does when memory runs out.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        try:
+            return pool.submit(function, *inputs, **options).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "the measured process was killed, probably for want of memory; try a smaller case"
+            ) from error
+
+
+def mmdetection_ratio(row: dict) -> float | None:
+    """How many times faster than MMDetection, both as if at the same matrix product rate; None where not comparable."""
+    theirs = MMDETECTION_MS.get((row["height"], row["width"], row["batch"]))
+    if theirs is None or row["rois"] != 512:
+        return None
+    return theirs * MMDETECTION_GEMM / (row["total_ms"] * row["gemm_gflops"])
+
+
+def format_training_row(row: dict) -> str:
+    """What was measured in a case, in three lines or four."""
+    share = row["gflop"] / (row["total_ms"] / 1000.0) / row["gemm_gflops"]
+    rois = ", ".join(f"{number} in the {kind}-head" for kind, number in sorted(row["head_rois"].items(), reverse=True))
+    lines = [
+        f"  {row['total_ms']:.0f} ms, {row['gflop']:.0f} GFLOP, {share:.1%} of the matrix product's"
+        f" {row['gemm_gflops']:.0f} GFLOP/s",
+        f"  peak memory {row['peak_rss_mb'] / 1000:.2f} GB; RoIs: {rois}",
+    ]
+    if row["stage_ms"]:
+        lines.append("  ms: " + ", ".join(f"{stage} {row['stage_ms'][stage]:.0f}" for stage in STAGES))
+    if row["mmdetection_ratio"]:
+        lines.append(f"  {row['mmdetection_ratio']:.2f} times as fast as MMDetection, at equal matrix product rates")
+    return "\n".join(lines)
+
+
+def format_training_peer(peer: dict, rows: Sequence[dict]) -> str:
+    """The peer's numbers, and our float32 time over its, each scaled by the rate of its own process."""
+    lines = [f"  {peer['total_ms']:.0f} ms at {peer['gemm_gflops']:.0f} GFLOP/s, {peer['peak_rss_mb'] / 1000:.2f} GB"]
+    for row in rows:
+        same = all(row[key] == peer[key] for key in ("height", "width", "batch", "precision"))
+        if same and not row["recompute"]:
+            ratio = row["total_ms"] * row["gemm_gflops"] / (peer["total_ms"] * peer["gemm_gflops"])
+            lines.append(f"  ours: {row['total_ms']:.0f} ms, {ratio:.2f} times the peer's time at equal rates")
+    return "\n".join(lines)
+
+
+def format_growth(rows: Sequence[dict]) -> str:
+    """A table for each thing that grows: time, time over the base's, memory."""
+    by_case = {Case(**{key: row[key] for key in GROWTH_BASE.to_dict()}): row for row in rows}
+    base = by_case[GROWTH_BASE]
+    lines = []
+    for name, changes in GROWTH.items():
+        lines.append(f"{name:<14}{'ms':>8}{'of base':>9}{'GFLOP':>8}{'GB':>7}")
+        for change in changes:
+            row = by_case[replace(GROWTH_BASE, **change)]
+            ratio = row["total_ms"] * row["gemm_gflops"] / (base["total_ms"] * base["gemm_gflops"])
+            label = "x".join(str(value) for value in change.values())
+            lines.append(
+                f"{label:<14}{row['total_ms']:>8.0f}{ratio:>9.2f}{row['gflop']:>8.0f}{row['peak_rss_mb'] / 1000:>7.2f}"
+            )
+    return "\n".join(lines)

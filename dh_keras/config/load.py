@@ -1,0 +1,98 @@
+"""Reading a config: a YAML file, `key=value` overrides, the schema's defaults, merged and type-checked by OmegaConf."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dh_keras.config.checks import validate_config
+from dh_keras.config.schema import Config, ModelConfig
+from dh_keras.errors import ConfigError
+from dh_keras.modeling.variants import VARIANTS
+
+DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "shapes_tiny.yaml"
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a YAML file, apply `key=value` overrides, fill in defaults, resolve and validate.
+
+    Args:
+        path: a YAML file; None reads `configs/shapes_tiny.yaml`.
+        overrides: strings such as "train.lr=0.02" or "model.rpn.anchor_ratios=[0.5,1,2]".
+
+    Returns:
+        A complete `Config`; loss weights are numbers, never None.
+
+    Raises:
+        ConfigError: naming the key's path and what was expected.
+
+    Examples:
+        >>> load_config(overrides=["model.variant=double_head_ext"]).model.loss_weights.conv_box
+        2.0
+    """
+    path = Path(path) if path is not None else DEFAULT_CONFIG
+    config = _merge(OmegaConf.structured(Config), _read_yaml(path), f"config {path}")
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"override {override!r}: expected key=value, such as train.lr=0.01")
+        try:
+            change = OmegaConf.from_dotlist([override])
+        except Exception as error:
+            raise ConfigError(f"override {override!r}: {_first_line(error)}") from error
+        config = _merge(config, change, f"override {override!r}")
+    config = OmegaConf.to_object(config)
+    _resolve_loss_weights(config.model)
+    validate_config(config)
+    return config
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write the complete tree as YAML; `load_config` of the file gives an equal tree."""
+    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"config {path}: no such file; the ready ones are in configs/")
+    try:
+        tree = OmegaConf.load(path)
+    except Exception as error:
+        raise ConfigError(f"config {path}: not valid YAML: {_first_line(error)}") from error
+    if not OmegaConf.is_dict(tree):
+        raise ConfigError(
+            f"config {path}: expected the keys model, data and train at the top, got {type(tree).__name__}"
+        )
+    return tree
+
+
+def _merge(base: Any, change: Any, source: str) -> Any:
+    try:
+        return OmegaConf.merge(base, change)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or ""
+        raise ConfigError(f"{source}: key {key}: {_explain(error, base, key)}") from error
+
+
+def _explain(error: OmegaConfBaseException, base: Any, key: str) -> str:
+    """Say what the key's place in the tree would have accepted."""
+    parent = key.rpartition(".")[0]
+    siblings = OmegaConf.select(base, parent) if parent else base
+    if OmegaConf.is_dict(siblings) and key.rpartition(".")[2] not in siblings:
+        return f"no such key; expected one of {', '.join(sorted(siblings))}"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _resolve_loss_weights(model: ModelConfig) -> None:
+    """Replace None by the published weight of the variant."""
+    if model.variant not in VARIANTS:
+        return  # validate_config refuses it by name
+    published = VARIANTS[model.variant].loss_weights
+    for weight in dataclasses.fields(model.loss_weights):
+        if getattr(model.loss_weights, weight.name) is None:
+            setattr(model.loss_weights, weight.name, published.get(weight.name, 0.0))

@@ -1,0 +1,1 @@
+"""Annotation files of each kind as a dataset, and back."""

@@ -1,0 +1,104 @@
+"""Write a split to TFRecord files in the Model Garden's detection schema, with its categories beside them."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.formats.tfrecord import SIDECAR_SUFFIX
+from dh_keras.errors import DataError
+
+
+def write_tfrecords(dataset: CocoDataset, prefix: str | Path, *, shards: int) -> list[Path]:
+    """Write PREFIX-00000-of-0000N.tfrecord and so on, and PREFIX.categories.json.
+
+    Image files are copied byte by byte. Crowds are written and marked; boxes are not clipped; degenerate ones are left
+    out. Image i goes to shard i modulo `shards`. Files appear under their names when all of them are complete.
+
+    Args:
+        dataset: what to write, from `load_coco`.
+        prefix: path and first part of the names; its folder is made.
+        shards: number of files, 1 to the number of images.
+
+    Returns:
+        The files, the categories last.
+
+    Raises:
+        DataError: when a file of that name exists, or shards cannot be filled; nothing is written.
+    """
+    prefix = Path(prefix)
+    names = [f"{prefix.name}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
+    names.append(prefix.name + SIDECAR_SUFFIX)
+    if not 1 <= shards <= len(dataset):
+        raise DataError(f"shards: expected 1 to {len(dataset)}, the number of images, got {shards}")
+    for name in names:
+        if (prefix.parent / name).exists():
+            raise DataError(f"{prefix.parent / name}: exists already; give another prefix or remove it")
+    partial = prefix.parent / f".{prefix.name}.partial-{os.getpid()}"
+    partial.mkdir(parents=True)
+    try:
+        _write_shards(dataset, [partial / name for name in names[:-1]])
+        categories = [{"id": row["id"], "name": row["name"]} for row in dataset.ground_truth["categories"]]
+        (partial / names[-1]).write_text(json.dumps({"categories": categories}, indent=1), encoding="utf-8")
+        for name in names:
+            os.replace(partial / name, prefix.parent / name)
+    finally:
+        shutil.rmtree(partial)
+    return [prefix.parent / name for name in names]
+
+
+def _write_shards(dataset: CocoDataset, paths: list[Path]) -> None:
+    names = {row["id"]: row["name"] for row in dataset.ground_truth["categories"]}
+    objects: dict[int, list[dict]] = {number: [] for number in dataset.image_ids.tolist()}
+    for row in dataset.ground_truth["annotations"]:
+        objects[row["image_id"]].append(row)
+    with tqdm(total=len(dataset), desc="writing records", unit="image") as bar:
+        for shard, path in enumerate(paths):
+            with tf.io.TFRecordWriter(str(path)) as writer:
+                for index in range(shard, len(dataset), len(paths)):
+                    rows = objects[int(dataset.image_ids[index])]
+                    writer.write(make_example(dataset, index, rows, names).SerializeToString())
+                    bar.update()
+
+
+def make_example(dataset: CocoDataset, index: int, rows: list[dict], names: dict[int, str]) -> tf.train.Example:
+    """Make the record of one image.
+
+    Args:
+        dataset: where the image is from.
+        index: of the image.
+        rows: its annotations in COCO's form, with area and iscrowd.
+        names: category id -> name.
+    """
+    from official.vision.data.tf_example_builder import TfExampleBuilder
+
+    encoded = Path(dataset.paths[index]).read_bytes()
+    height, width = dataset.sizes[index].tolist()
+    xywh = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+    left, top, right, bottom = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).T
+    builder = TfExampleBuilder()
+    builder.add_encoded_image_feature(
+        encoded,
+        image_format="PNG" if encoded.startswith(b"\x89PNG") else "JPEG",
+        height=height,
+        width=width,
+        num_channels=3,
+        image_source_id=str(dataset.image_ids[index]).encode(),
+    )
+    builder.add_boxes_feature(
+        xmins=(left / width).tolist(),
+        xmaxs=(right / width).tolist(),
+        ymins=(top / height).tolist(),
+        ymaxs=(bottom / height).tolist(),
+        labels=[row["category_id"] for row in rows],
+    )
+    builder.add_bytes_feature("image/filename", os.path.basename(dataset.paths[index]))
+    builder.add_bytes_feature("image/object/class/text", [names[row["category_id"]] for row in rows])
+    builder.add_ints_feature("image/object/is_crowd", [row["iscrowd"] for row in rows])
+    builder.add_floats_feature("image/object/area", [row["area"] for row in rows])
+    return builder.example

@@ -1,0 +1,1 @@
+"""How good detections are: COCO's measures, and the combinations of the heads."""

@@ -1,0 +1,306 @@
+"""COCO average precision of detections, computed by pycocotools and read out without its known traps.
+
+pycocotools' own `summarize` prints -1 where nothing is defined, only works for 100 detections, and its loader fails
+when there is no detection at all. Here a number that is not defined (no ground truth of that size or class) is None.
+
+Shape letters: D detections of one image, K classes.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from dh_keras.data.dataset import CocoDataset
+from dh_keras.errors import DataError
+
+METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+
+# Positions in COCOeval's arrays.
+_IOU_50, _IOU_75 = 0, 5
+_ALL, _SMALL, _MEDIUM, _LARGE = range(4)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDetections:
+    """What was detected in one image; empty arrays say that nothing was.
+
+    Args:
+        image_id: id of the image in the annotation file.
+        boxes: float32 [D, 4], (y1, x1, y2, x2) in pixels of the original image.
+        scores: float32 [D], higher is surer, in any order.
+        classes: int32 [D], class index 0..K-1 (not a category id).
+    """
+
+    image_id: int
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+
+def evaluate_detections(
+    dataset: CocoDataset, detections: Sequence[ImageDetections], *, max_detections: int = 100
+) -> dict[str, object]:
+    """Compute COCO metrics over the images that are given, which may be a part of the dataset.
+
+    Args:
+        dataset: the ground truth.
+        detections: one entry per image, also where nothing was detected; images without an entry are left out.
+        max_detections: best detections per image and class that AP looks at; AR100 always looks at 100.
+
+    Returns:
+        AP, AP50, AP75, APs, APm, APl, AR100 (float; None without ground truth to measure it on), images (int) and
+        per_class: {name: {AP, AP50, AP75, boxes}}, where boxes counts the ground truth without crowds.
+
+    Raises:
+        ValueError: for an image that the dataset lacks or that comes twice, shapes that do not agree, a class that does
+            not exist, numbers that are not finite, or max_detections below 1.
+    """
+    if max_detections < 1:
+        raise ValueError(f"max_detections: expected an integer of at least 1, got {max_detections}")
+    image_ids = [int(entry.image_id) for entry in detections]
+    limits = sorted({max_detections, 100})
+    evaluator = run_cocoeval(dataset, detections, limits=limits)
+    limit, limit_100 = limits.index(max_detections), limits.index(100)
+    precision = evaluator.eval["precision"][..., limit]  # [IoU, recall, class, area]
+    metrics: dict[str, object] = {
+        "AP": _mean(precision[:, :, :, _ALL]),
+        "AP50": _mean(precision[_IOU_50, :, :, _ALL]),
+        "AP75": _mean(precision[_IOU_75, :, :, _ALL]),
+        "APs": _mean(precision[:, :, :, _SMALL]),
+        "APm": _mean(precision[:, :, :, _MEDIUM]),
+        "APl": _mean(precision[:, :, :, _LARGE]),
+        "AR100": _mean(evaluator.eval["recall"][:, :, _ALL, limit_100]),
+        "images": len(image_ids),
+    }
+    counts = _count_boxes(dataset, image_ids)
+    metrics["per_class"] = {
+        name: _class_metrics(precision, evaluator.params.catIds, category_id, counts.get(int(category_id), 0))
+        for name, category_id in zip(dataset.class_names, dataset.category_ids, strict=True)
+    }
+    return metrics
+
+
+def evaluate_found(
+    dataset: CocoDataset, found: dict[str, list[ImageDetections]], *, max_detections: int = 100
+) -> dict[str, object]:
+    """Compute metrics of what `Detector.detect_dataset` found; those of the combinations of heads go into "by_head"."""
+    metrics = {name: evaluate_detections(dataset, of, max_detections=max_detections) for name, of in found.items()}
+    result = metrics.pop("detections")
+    if metrics:
+        result["by_head"] = {name: {key: of[key] for key in METRIC_NAMES} for name, of in metrics.items()}
+    return result
+
+
+def _class_metrics(precision: np.ndarray, category_order: Sequence[int], category_id: int, boxes: int) -> dict:
+    of_class = precision[:, :, list(category_order).index(category_id), _ALL]
+    return {"AP": _mean(of_class), "AP50": _mean(of_class[_IOU_50]), "AP75": _mean(of_class[_IOU_75]), "boxes": boxes}
+
+
+def coco_results(dataset: CocoDataset, detections: Sequence[ImageDetections]) -> list[dict]:
+    """Convert detections to COCO's results format: category ids, and boxes as x, y, width, height.
+
+    Args:
+        dataset: gives the category id of each class and the images that exist.
+        detections: see `evaluate_detections`.
+
+    Returns:
+        Dicts with image_id, category_id, bbox and score, in the order given; Python numbers only, ready for JSON.
+
+    Raises:
+        ValueError: see `evaluate_detections`.
+    """
+    known = set(np.asarray(dataset.image_ids).tolist())
+    seen: set[int] = set()
+    results = []
+    for entry in detections:
+        image_id = int(entry.image_id)
+        if image_id not in known:
+            raise ValueError(
+                f"image {image_id}: not in {dataset.annotations_path}, so it cannot be evaluated against it"
+            )
+        if image_id in seen:
+            raise ValueError(f"image {image_id}: expected its detections in one entry, got two entries")
+        seen.add(image_id)
+        boxes, scores, classes = _checked_arrays(entry, dataset.num_classes)
+        for box, score, class_index in zip(
+            boxes_to_xywh(boxes).tolist(), scores.tolist(), classes.tolist(), strict=True
+        ):
+            category_id = int(dataset.category_ids[class_index])
+            results.append({"image_id": image_id, "category_id": category_id, "bbox": box, "score": score})
+    return results
+
+
+def boxes_to_xywh(boxes: np.ndarray) -> np.ndarray:
+    """Convert boxes [D, 4], (y1, x1, y2, x2), to COCO's (x, y, width, height), float64 [D, 4]."""
+    y1, x1, y2, x2 = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    return np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+
+
+def _checked_arrays(entry: ImageDetections, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the arrays of one image as float64 boxes, float64 scores and int64 classes, or say what is wrong."""
+    where = f"detections of image {entry.image_id}"
+    boxes, scores, classes = (np.asarray(values) for values in (entry.boxes, entry.scores, entry.classes))
+    if scores.ndim != 1 or boxes.shape != (len(scores), 4) or classes.shape != scores.shape:
+        shapes = f"{list(boxes.shape)}, {list(scores.shape)}, {list(classes.shape)}"
+        raise ValueError(f"{where}: expected boxes [D, 4], scores [D] and classes [D], got {shapes}")
+    boxes, scores, classes = boxes.astype(np.float64), scores.astype(np.float64), classes.astype(np.int64)
+    faults = {
+        "finite scores": ~np.isfinite(scores),
+        "finite boxes with y2 >= y1 and x2 >= x1": ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1)),
+        f"classes from 0 to {num_classes - 1}": (classes < 0) | (classes >= num_classes),
+    }
+    for expected, wrong in faults.items():
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            got = f"box {boxes[row].tolist()}, score {scores[row]}, class {classes[row]}"
+            raise ValueError(f"{where}: expected {expected}, got {got} in row {row}")
+    return boxes, scores, classes
+
+
+def run_cocoeval(
+    dataset: CocoDataset,
+    detections: Sequence[ImageDetections],
+    *,
+    limits: Sequence[int],
+    ious: Sequence[float] | None = None,
+) -> COCOeval:
+    """Match and accumulate; pycocotools' progress messages are dropped.
+
+    Args:
+        dataset, detections: see `evaluate_detections`.
+        limits: rising numbers of best detections per image and class to look at.
+        ious: thresholds; None takes COCO's ten.
+
+    Returns:
+        pycocotools' evaluator with `eval` and `evalImgs` filled in; its categories are sorted by id.
+    """
+    results = coco_results(dataset, detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = _index(dataset.ground_truth, dataset.ground_truth["annotations"])
+        evaluator = COCOeval(truth, _index(dataset.ground_truth, results), "bbox")
+        evaluator.params.imgIds = [int(entry.image_id) for entry in detections]
+        evaluator.params.catIds = [int(category_id) for category_id in dataset.category_ids]
+        evaluator.params.maxDets = list(limits)
+        if ious is not None:
+            evaluator.params.iouThrs = np.array(ious)
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator
+
+
+def _index(ground_truth: dict, annotations: list[dict]) -> COCO:
+    """Build a COCO object in memory.
+
+    Annotations are copied, because COCOeval writes into them. They are numbered from 1, because it stores the id of
+    a match and takes 0 for "no match", and because two annotations with one id would become one.
+    """
+    coco = COCO()
+    numbered = []
+    for number, annotation in enumerate(annotations, start=1):
+        width, height = annotation["bbox"][2:]
+        defaults = {"area": width * height, "iscrowd": 0}
+        numbered.append({**defaults, **annotation, "id": number})
+    coco.dataset = {
+        "images": ground_truth["images"],
+        "categories": ground_truth["categories"],
+        "annotations": numbered,
+    }
+    coco.createIndex()
+    return coco
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Average what is defined; pycocotools marks the rest with -1."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else None
+
+
+def _count_boxes(dataset: CocoDataset, image_ids: list[int]) -> dict[int, int]:
+    """Ground-truth boxes per category id in the evaluated images, crowds left out."""
+    evaluated, counts = set(image_ids), {}
+    for annotation in dataset.ground_truth["annotations"]:
+        if annotation["image_id"] in evaluated and not annotation.get("iscrowd", 0):
+            counts[annotation["category_id"]] = counts.get(annotation["category_id"], 0) + 1
+    return counts
+
+
+def check_ground_truth(dataset: CocoDataset) -> None:
+    """Evaluate the ground truth as if it had been detected, which must give an AP of 1.
+
+    Run this before training: it finds category ids, image ids and boxes that do not fit together while it is cheap.
+    Detections are clipped to the image, so annotated boxes that reach beyond it are clipped for this check too.
+
+    Args:
+        dataset: the dataset that will be evaluated on; its crowds are not fed as detections.
+
+    Raises:
+        DataError: when AP is 0.99 or less, or when there is no box to evaluate on.
+    """
+    detections = []
+    for index, image_id in enumerate(dataset.image_ids):
+        boxes, classes = dataset.boxes_of(index), dataset.classes_of(index)
+        detections.append(ImageDetections(int(image_id), boxes, np.ones(len(boxes), np.float32), classes))
+    most = max((len(entry.scores) for entry in detections), default=0)
+    clipped = replace(dataset, ground_truth=_clipped(dataset.ground_truth))
+    metrics = evaluate_detections(clipped, detections, max_detections=max(100, most))
+    ap = metrics["AP"]
+    if ap is None:
+        raise DataError(f"{dataset.annotations_path}: has no boxes to evaluate on; give a file with annotated objects")
+    if ap <= 0.99:
+        name, worst = min(
+            ((name, of_class["AP"]) for name, of_class in metrics["per_class"].items() if of_class["AP"] is not None),
+            key=lambda pair: pair[1],
+        )
+        raise DataError(
+            f"{dataset.annotations_path}: its own boxes, evaluated as detections, get AP {ap:.3f} instead of 1 (worst "
+            f"class: {name}, {worst:.3f}); check its ids, boxes and areas with scripts/inspect_data.py"
+        )
+
+
+def _clipped(ground_truth: dict) -> dict:
+    """Copy the ground truth with its boxes cut to their images."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in ground_truth["images"]}
+    annotations = []
+    for annotation in ground_truth["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        image_width, image_height = sizes[annotation["image_id"]]
+        x1, y1 = max(x, 0), max(y, 0)
+        x2, y2 = min(x + width, image_width), min(y + height, image_height)
+        annotations.append({**annotation, "bbox": [x1, y1, x2 - x1, y2 - y1]})
+    return {**ground_truth, "annotations": annotations}
+
+
+def format_table(metrics: dict) -> str:
+    """Lay the result of `evaluate_detections` out for the terminal; n/a stands for a number that is not defined.
+
+    Args:
+        metrics: what `evaluate_detections` returned.
+
+    Returns:
+        Lines without a newline at the end: the totals, then one line per class in class order.
+    """
+    total = "  ".join(f"{name} {_number(metrics[name])}" for name in METRIC_NAMES)
+    lines = [f"{total}  ({metrics['images']} images)"]
+    per_class = metrics["per_class"]
+    width = max([len(name) for name in per_class] + [len("class")])
+    lines.append(f"{'class':<{width}}  {'boxes':>7}  {'AP':>5}  {'AP50':>5}  {'AP75':>5}")
+    for name, of_class in per_class.items():
+        numbers = "  ".join(f"{_number(of_class[key]):>5}" for key in ("AP", "AP50", "AP75"))
+        lines.append(f"{name:<{width}}  {of_class['boxes']:>7}  {numbers}")
+    by_head = metrics.get("by_head", {})
+    width = max(map(len, by_head), default=0)
+    if by_head:
+        lines.append("by head (score/box):")
+    lines += [
+        f"{key:<{width}}  " + "  ".join(f"{n} {_number(m[n])}" for n in METRIC_NAMES) for key, m in by_head.items()
+    ]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"

@@ -1,0 +1,246 @@
+"""The output folder of a prediction: its settings, and the parts that are finished.
+
+A part holds the rows of one chunk of files as JSON lines and appears at once, when they are complete. So a run that was
+killed goes on behind its last part, and the result is that of a run that was not.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dh_keras.errors import DataError
+from dh_keras.inference.prediction.sources import Shard
+from dh_keras.run.classes import Category
+from dh_keras.run.run_folder import BEST_WEIGHTS, CLASSES_FILE, CONFIG_FILE, LAST_WEIGHTS
+
+RESULT_FILES = {"json": "predictions.json", "coco": "coco_results.json", "csv": "predictions.csv"}
+SETTINGS_FILE = "settings.json"
+PARTS_DIR = "parts"
+ERRORS_FILE = "errors.csv"
+IMAGES_FILE = "coco_images.json"
+
+_MODEL_FILES = (CONFIG_FILE, CLASSES_FILE, "saved_model.pb", "variables/*")
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What a prediction is made with; going on after a stop needs the same.
+
+    Args:
+        score: detections that score more than this are drawn and written, 0..1.
+        batch_size: images that go through the network together.
+        shard: the share of the files.
+        format: "json", "coco" or "csv".
+        annotations: COCO JSON that gives the ids of the format "coco".
+        pictures: whether a drawn picture or video is written for each file.
+        model: the model's folder, for the record.
+        overrides: changes to its config.
+
+    Raises:
+        DataError: naming the option whose value is out of range.
+    """
+
+    score: float = 0.5
+    batch_size: int = 1
+    shard: Shard = field(default_factory=Shard)
+    format: str = "json"
+    annotations: Path | None = None
+    pictures: bool = True
+    model: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not 0 <= self.score <= 1:
+            raise DataError(f"--score: expected a number from 0 to 1, got {self.score}")
+        if self.batch_size < 1:
+            raise DataError(f"--batch-size: expected at least 1, got {self.batch_size}")
+        if self.format not in RESULT_FILES:
+            raise DataError(f"--format: expected {', '.join(RESULT_FILES)}, got {self.format!r}")
+        if self.annotations is not None and self.format != "coco":
+            raise DataError(f"--annotations: gives ids to --format coco only, got --format {self.format}")
+
+    def describe(self, paths: Sequence[Path], categories: Sequence[Category], parts: int) -> dict[str, Any]:
+        """Content of `settings.json`.
+
+        Args:
+            paths: all files, those of other shards included.
+            categories: of the model.
+            parts: chunks of this shard.
+        """
+        return {
+            "model": None if self.model is None else str(self.model),
+            "model_digest": None if self.model is None else model_digest(self.model),
+            "overrides": sorted(self.overrides),
+            "score": self.score,
+            "batch_size": self.batch_size,
+            "format": self.format,
+            "annotations": None if self.annotations is None else str(self.annotations),
+            "annotations_digest": None if self.annotations is None else file_digest([self.annotations]),
+            "pictures": self.pictures,
+            "files": len(paths),
+            "files_digest": hashlib.sha256("\n".join(map(str, paths)).encode()).hexdigest(),
+            "shard": str(self.shard),
+            "parts": parts,
+            "categories": [{"id": category.id, "name": category.name} for category in categories],
+        }
+
+
+def model_digest(path: Path) -> str:
+    """Digest of the files that a run folder's or SavedModel's detections depend on."""
+    files = sorted(file for pattern in _MODEL_FILES for file in path.glob(pattern))
+    return file_digest(files + [path / name for name in (BEST_WEIGHTS, LAST_WEIGHTS) if (path / name).is_file()][:1])
+
+
+def file_digest(paths: Iterable[Path]) -> str:
+    """One SHA-256 of several files' contents."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+# How the message about a difference names each setting, and the value it shows.
+_NAMES = {
+    "model_digest": ("the model", "model"),
+    "overrides": ("the overrides", "overrides"),
+    "score": ("--score", "score"),
+    "batch_size": ("--batch-size", "batch_size"),
+    "format": ("--format", "format"),
+    "annotations_digest": ("--annotations", "annotations"),
+    "pictures": ("pictures", "pictures"),
+    "files": ("the number of files", "files"),
+    "files_digest": ("the files or their order", "files"),
+    "shard": ("--shard", "shard"),
+}
+
+
+def find_difference(one: dict[str, Any], other: dict[str, Any], *, ignore: Sequence[str] = ()) -> str | None:
+    """Say which setting differs first between the contents of two `settings.json`, or None."""
+    for key, (name, shown) in _NAMES.items():
+        if key not in ignore and one.get(key) != other.get(key):
+            if one.get(shown) == other.get(shown):
+                return f"{name} ({one.get(shown)}, now with other content)"
+            return f"{name} ({one.get(shown)}, not {other.get(shown)})"
+    return None
+
+
+class PredictionFolder:
+    """An output folder that exists.
+
+    Args:
+        path: the folder.
+        settings: content of its `settings.json`.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path = path
+        self.settings = settings
+
+    @classmethod
+    def create(cls, path: Path, settings: dict[str, Any]) -> "PredictionFolder":
+        """Make a new folder.
+
+        Raises:
+            DataError: when it exists and is not empty; nothing in it is touched.
+        """
+        check_new(path)
+        path.mkdir(parents=True, exist_ok=True)
+        with complete_file(path / SETTINGS_FILE) as partial:
+            partial.write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
+        return cls(path, settings)
+
+    @classmethod
+    def open(cls, path: Path) -> "PredictionFolder":
+        """Open a folder that `create` made.
+
+        Raises:
+            DataError: when it is not one.
+        """
+        try:
+            settings = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
+            return cls(path, {**settings, "parts": int(settings["parts"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path}: not a folder that predict.py began, which holds {SETTINGS_FILE}") from error
+
+    @classmethod
+    def resume(cls, path: Path, settings: dict[str, Any]) -> "PredictionFolder":
+        """Open a folder to go on with it, or make it where there is none yet.
+
+        Raises:
+            DataError: naming the setting that is not the one it was begun with.
+        """
+        if not path.is_dir() or not _content(path):
+            return cls.create(path, settings)
+        folder = cls.open(path)
+        difference = find_difference(folder.settings, settings)
+        if difference:
+            raise DataError(
+                f"{path}: was begun with another value of {difference}; --resume needs the same settings, "
+                "or choose another --output"
+            )
+        return folder
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the result has been written, which a shard leaves to the merging."""
+        return (self.path / RESULT_FILES[self.settings["format"]]).is_file()
+
+    def part(self, number: int) -> Path:
+        """File of the rows of a chunk."""
+        return self.path / PARTS_DIR / f"{number:06d}.jsonl"
+
+    def missing_parts(self) -> list[int]:
+        """Chunks that are still to be done."""
+        return [number for number in range(self.settings["parts"]) if not self.part(number).is_file()]
+
+    def write_part(self, number: int, rows: Iterable[dict[str, Any]]) -> None:
+        """Write the rows of a chunk, which may be made while they are written; the file appears when it is complete."""
+        self.part(number).parent.mkdir(exist_ok=True)
+        with complete_file(self.part(number)) as partial, open(partial, "w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Rows of all parts, one at a time, in the order of the files."""
+        for number in range(self.settings["parts"]):
+            with open(self.part(number), encoding="utf-8") as file:
+                yield from map(json.loads, file)
+
+    def remove_parts(self) -> None:
+        """Remove what the result holds as well."""
+        shutil.rmtree(self.path / PARTS_DIR, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """Give the path of a file to write, and move what was written to `path` when the block ends well."""
+    # The suffix stays, since encoders choose their format by it.
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        if partial.exists():
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_new(path: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        DataError: naming it.
+    """
+    if path.exists() and (not path.is_dir() or _content(path)):
+        raise DataError(f"{path}: exists already and is not overwritten; choose another --output, or --resume to go on")
+
+
+def _content(path: Path) -> bool:
+    """Whether it holds anything but what a kill at the very start leaves."""
+    return any(not one.name.startswith(f".{Path(SETTINGS_FILE).stem}.partial") for one in path.iterdir())

@@ -1,0 +1,147 @@
+"""Detection in a video, frame by frame, and the video with what was found drawn into it (MPEG-4)."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dh_keras.errors import DataError
+from dh_keras.inference.detector import Detector
+from dh_keras.inference.prediction.folder import complete_file
+from dh_keras.inference.prediction.image_files import describe_image, draw_result
+
+DEFAULT_RATE = 25.0
+# The count of frames in a file's header is an estimate; a video that ends earlier than this is cut off.
+COMPLETE_SHARE = 0.9
+
+
+class VideoReader:
+    """Frames of a video file.
+
+    Args:
+        path: a file that OpenCV's decoder knows.
+
+    Raises:
+        DataError: naming the file, when it cannot be decoded.
+    """
+
+    def __init__(self, path: Path):
+        # The decoder writes its own complaints to the terminal otherwise.
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        import cv2
+
+        self.path = path
+        self._cv2 = cv2
+        self._capture = cv2.VideoCapture(str(path))
+        if not self._capture.isOpened():
+            raise DataError(f"{path}: not a video that can be decoded; it may be cut off or of an unknown codec")
+        self.count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = round(rate, 3) if math.isfinite(rate) and 0.1 <= rate <= 1000 else DEFAULT_RATE
+
+    def __iter__(self) -> Iterator[tuple[int, float, np.ndarray]]:
+        """Frame index from 0, its time in seconds, and upright RGB pixels uint8 [H, W, 3].
+
+        Raises:
+            DataError: behind the last frame, when there are fewer than the header says.
+        """
+        index, time = 0, 0.0
+        while True:
+            is_there, frame = self._capture.read()
+            if not is_there:
+                break
+            stamp = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1000
+            time = stamp if index == 0 or stamp > time else time + 1 / self.rate
+            yield index, round(time, 6), self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB)
+            index += 1
+        self._capture.release()
+        if index == 0 or index < COMPLETE_SHARE * self.count:
+            raise DataError(f"{self.path}: the video is cut off: {index} of {self.count} frames can be decoded")
+
+
+class VideoWriter:
+    """An MPEG-4 video of pictures of one size.
+
+    Args:
+        path: the file to write, .mp4.
+        rate: frames in a second.
+
+    Raises:
+        DataError: when writing the first picture, if OpenCV has no encoder.
+    """
+
+    def __init__(self, path: Path, rate: float):
+        self._path = path
+        self._rate = rate
+        self._writer: Any = None
+
+    def write(self, picture: np.ndarray) -> None:
+        """Append uint8 [H, W, 3], RGB; odd sides are padded by a pixel, which the codec needs."""
+        import cv2
+
+        picture = np.pad(picture, [(0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)], mode="edge")
+        if self._writer is None:
+            size = picture.shape[1::-1]
+            self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter_fourcc(*"mp4v"), self._rate, size)
+            if not self._writer.isOpened():
+                raise DataError(f"{self._path}: OpenCV cannot write MPEG-4 here; leave the drawn video out")
+        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.release()
+
+
+def detect_video(
+    detector: Detector, path: Path, drawn: Path | None, *, score: float, batch_size: int
+) -> Iterator[dict[str, Any]]:
+    """Detect in every frame.
+
+    Args:
+        detector: a loaded detector.
+        path: the video.
+        drawn: the video to write, .mp4, or None; it appears when it is complete.
+        score: detections that score more than this are drawn and returned.
+        batch_size: frames that go through the network together.
+
+    Yields:
+        Entries of `predictions.json` with `frame` (from 0) and `time` (seconds); where the video cannot be decoded, or
+        not to its end, a last one with file and error.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            reader = VideoReader(path)
+            frames = iter(reader)
+            bar = stack.enter_context(tqdm(total=reader.count or None, unit="frame", desc=path.name, leave=False))
+            writer = None
+            if drawn is not None:
+                writer = VideoWriter(stack.enter_context(complete_file(drawn)), reader.rate)
+                stack.callback(writer.close)
+            while batch := list(islice(frames, batch_size)):
+                for row in _detect_frames(detector, path, batch, writer, score):
+                    yield row
+                    bar.update()
+        except DataError as error:
+            yield {"file": str(path), "error": str(error)}
+
+
+def _detect_frames(
+    detector: Detector,
+    path: Path,
+    batch: list[tuple[int, float, np.ndarray]],
+    writer: VideoWriter | None,
+    score: float,
+) -> Iterator[dict[str, Any]]:
+    results = detector.detect_images(np.stack([pixels for _, _, pixels in batch]))
+    for (frame, time, pixels), result in zip(batch, results, strict=True):
+        if writer is not None:
+            writer.write(draw_result(detector, pixels, result, score))
+        row = describe_image(path, pixels.shape[:2], result.above(score))
+        yield {"file": row.pop("file"), "frame": frame, "time": time, **row}

@@ -1,0 +1,1 @@
+"""The paper and nothing else: from pixels to detections, and from ground truth to losses."""

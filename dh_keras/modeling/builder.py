@@ -1,0 +1,118 @@
+"""The only place where a config becomes objects."""
+
+import dataclasses
+
+import keras
+
+from dh_keras.config.schema import BackboneConfig, ModelConfig
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.hub_backbone import is_hub, make_hub_backbone, resolve_backbone
+from dh_keras.modeling.layers.conv_head import ConvHead
+from dh_keras.modeling.layers.fc_head import FCHead
+from dh_keras.modeling.layers.fpn import FPN
+from dh_keras.modeling.layers.pixel_normalization import PixelNormalization
+from dh_keras.modeling.layers.resnet import ResNet
+from dh_keras.modeling.layers.roi_align import RoIAlign
+from dh_keras.modeling.layers.rpn_head import RPNHead
+from dh_keras.modeling.precision import layer_precision
+from dh_keras.modeling.variants import VARIANTS, HeadSpec
+
+
+def assemble_detector(
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    seed: int = 0,
+    precision: str = "float32",
+    recompute_heads: bool = False,
+) -> DoubleHeadRCNN:
+    """Build a detector with all its variables, from random weights; `backbone.weights` is left to `build_detector`.
+
+    Args:
+        config: the `model` part of a validated config.
+        num_classes: K, without background.
+        seed: of the initial weights and of the sampling in training.
+        precision: Keras dtype policy of the layers.
+        recompute_heads: see `DoubleHeadRCNN`.
+
+    Returns:
+        A built `DoubleHeadRCNN`, not compiled.
+
+    Examples:
+        >>> config = load_config()
+        >>> detector = assemble_detector(config.model, num_classes=3)
+        >>> detector.num_classes
+        3
+    """
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
+    config = dataclasses.replace(config, backbone=resolve_backbone(config.backbone))
+    keras.utils.set_random_seed(seed)
+    with layer_precision(precision):
+        detector = _assemble(config, num_classes, seed, recompute_heads)
+        detector.create_variables()
+    return detector
+
+
+def _assemble(config: ModelConfig, num_classes: int, seed: int, recompute_heads: bool) -> DoubleHeadRCNN:
+    specs = VARIANTS[config.variant].heads
+    scales = {"fc": config.roi.fc_scale, "conv": config.roi.conv_scale}
+    return DoubleHeadRCNN(
+        variant=config.variant,
+        num_classes=num_classes,
+        geometry=config.geometry,
+        normalization=PixelNormalization(
+            channel_order=config.channel_order, mean=config.pixel_mean, std=config.pixel_std, name="normalization"
+        ),
+        backbone=_build_backbone(config.backbone),
+        fpn=FPN(channels=config.fpn.channels, name="fpn"),
+        rpn_head=RPNHead(channels=config.fpn.channels, anchors_per_cell=len(config.rpn.anchor_ratios), name="rpn_head"),
+        roi_align={
+            kind: RoIAlign(
+                scale=scales[kind],
+                sampling_ratio=config.roi.sampling_ratio,
+                geometry=config.geometry,
+                name=f"{kind}_roi_align",
+            )
+            for kind in sorted({spec.kind for spec in specs})
+        },
+        heads={spec.name: _build_head(spec, config, num_classes) for spec in specs},
+        rpn=config.rpn,
+        roi=config.roi,
+        loss_weights=vars(config.loss_weights),
+        score_threshold=config.score_threshold,
+        nms_iou=config.nms_iou,
+        max_detections=config.max_detections,
+        seed=seed,
+        recompute_heads=recompute_heads,
+        name="double_head_rcnn",
+    )
+
+
+def _build_backbone(config: BackboneConfig) -> keras.layers.Layer:
+    if is_hub(config):
+        return make_hub_backbone(config)
+    return ResNet(
+        depth=config.depth,
+        width=config.width,
+        stride_in_1x1=config.stride_in_1x1,
+        frozen_stages=config.frozen_stages,
+        norm=config.norm,
+        name="backbone",
+    )
+
+
+def _build_head(spec: HeadSpec, config: ModelConfig, num_classes: int) -> keras.layers.Layer:
+    predictions = {"num_classes": num_classes, "classes": spec.classes, "boxes": spec.boxes, "name": spec.name}
+    if spec.kind == "fc":
+        return FCHead(channels=config.fc_head.channels, **predictions)
+    non_local = config.conv_head.non_local
+    return ConvHead(
+        channels=config.conv_head.channels,
+        blocks=config.conv_head.blocks,
+        norm=config.conv_head.norm,
+        non_local_channels=non_local.channels,
+        non_local_groups=non_local.groups,
+        non_local_mode=non_local.mode,
+        **predictions,
+    )

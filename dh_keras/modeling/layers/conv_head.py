@@ -1,0 +1,152 @@
+"""The convolution head (paper, figure 2 and section 4.2)."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from dh_keras.modeling.layers.conv_norm import PYTORCH_DEFAULT, ConvNorm
+from dh_keras.modeling.layers.non_local import NonLocalBlock
+from dh_keras.modeling.layers.predictors import BoxPredictors
+from dh_keras.modeling.layers.resnet import BOTTLENECK_EXPANSION, ResidualBlock
+
+
+@keras.saving.register_keras_serializable(package="dh_keras")
+class UpBlock(keras.layers.Layer):
+    """Residual block that raises the number of channels (figure 2a): 3x3 and 1x1 beside a 1x1 shortcut.
+
+    Args:
+        channels: output channels; the 3x3 convolution keeps the input's number.
+        norm: see `make_norm`.
+    """
+
+    def __init__(self, *, channels: int, norm: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.norm_kind = norm
+
+    def build(self, input_shape: tuple) -> None:
+        """Create the weights."""
+        inner = input_shape[-1]
+        self.conv1 = ConvNorm(filters=inner, kernel_size=3, norm=self.norm_kind, relu=True, name="conv1")
+        self.conv2 = ConvNorm(filters=self.channels, kernel_size=1, norm=self.norm_kind, relu=False, name="conv2")
+        self.shortcut = ConvNorm(filters=self.channels, kernel_size=1, norm=self.norm_kind, relu=False, name="shortcut")
+        for conv in (self.conv1, self.conv2, self.shortcut):
+            conv.build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Float [R, H, W, C] to [R, H, W, channels]."""
+        shortcut = self.shortcut(inputs, training=training)
+        return self.conv2(self.conv1(inputs, training=training), training=training, residual=shortcut)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "channels": self.channels, "norm": self.norm_kind}
+
+
+@keras.saving.register_keras_serializable(package="dh_keras")
+class ConvHead(keras.layers.Layer):
+    """Up-block, then `blocks` times a non-local block (if any) and a bottleneck, average pool, predictors.
+
+    Args:
+        channels: output channels of every block.
+        blocks: number of bottlenecks.
+        norm: see `make_norm`.
+        non_local_channels: inner width of the non-local blocks; 0 builds none.
+        non_local_groups: see `NonLocalBlock`.
+        non_local_mode: see `NonLocalBlock`.
+        num_classes: K, without background.
+        classes: whether it predicts class logits.
+        boxes: whether it predicts box deltas.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 1024,
+        blocks: int = 4,
+        norm: str = "batch",
+        non_local_channels: int = 0,
+        non_local_groups: int = 4,
+        non_local_mode: str = "dot_product",
+        num_classes: int,
+        classes: bool,
+        boxes: bool,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.num_blocks = blocks
+        self.norm_kind = norm
+        self.non_local_channels = non_local_channels
+        self.non_local_groups = non_local_groups
+        self.non_local_mode = non_local_mode
+        self.num_classes = num_classes
+        self.classes = classes
+        self.boxes = boxes
+        self.up_block = UpBlock(channels=channels, norm=norm, name="up_block")
+        self.non_local_blocks = []
+        self.bottlenecks = []
+        for index in range(blocks):
+            if non_local_channels:
+                self.non_local_blocks.append(
+                    NonLocalBlock(
+                        channels=non_local_channels,
+                        groups=non_local_groups,
+                        mode=non_local_mode,
+                        norm=norm,
+                        name=f"non_local{index}",
+                    )
+                )
+            filters = channels // BOTTLENECK_EXPANSION
+            # Small kernels before a norm learn faster, which shows when the head is trained from random weights.
+            self.bottlenecks.append(
+                ResidualBlock(filters=filters, norm=norm, kernel_initializer=PYTORCH_DEFAULT, name=f"bottleneck{index}")
+            )
+        self.predictors = BoxPredictors(num_classes=num_classes, classes=classes, boxes=boxes, name="predictors")
+
+    def build(self, input_shape: tuple) -> None:
+        """Create the weights, from [R, 7, 7, C]."""
+        self.up_block.build(input_shape)
+        shape = (*input_shape[:-1], self.channels)
+        for block in [*self.non_local_blocks, *self.bottlenecks]:
+            block.build(shape)
+        self.predictors.build((None, self.channels))
+
+    @property
+    def mixes_rois(self) -> bool:
+        """Whether, in training, what an RoI gets depends on the others through statistics over them."""
+        return self.norm_kind in ("batch", "sync")
+
+    def call(self, roi_features: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
+        """Predict from float [R, 7, 7, C]; see `BoxPredictors`."""
+        num_rois = tf.shape(roi_features)[0]
+        # A convolution of nothing has the wrong shape on a CPU, its batch statistics are NaN: a blank RoI stands in.
+        features = tf.pad(roi_features, [[0, tf.maximum(1 - num_rois, 0)], [0, 0], [0, 0], [0, 0]])
+        features = self.feature_map(features, training=training)
+        pooled = tf.reduce_mean(tf.cast(features, tf.float32), axis=[1, 2])
+        return self.predictors(pooled[:num_rois])
+
+    def feature_map(self, roi_features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """What is averaged for the predictors: float [R, 7, 7, C] to [R, 7, 7, channels], R at least 1."""
+        features = self.up_block(roi_features, training=training)
+        for index, bottleneck in enumerate(self.bottlenecks):
+            if self.non_local_blocks:
+                features = self.non_local_blocks[index](features, training=training)
+            features = bottleneck(features, training=training)
+        return features
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "channels": self.channels,
+            "blocks": self.num_blocks,
+            "norm": self.norm_kind,
+            "non_local_channels": self.non_local_channels,
+            "non_local_groups": self.non_local_groups,
+            "non_local_mode": self.non_local_mode,
+            "num_classes": self.num_classes,
+            "classes": self.classes,
+            "boxes": self.boxes,
+        }

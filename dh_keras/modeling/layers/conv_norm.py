@@ -1,0 +1,108 @@
+"""Convolution, normalisation and optional ReLU: the brick of the backbone and of the conv-head."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from dh_keras.modeling.layers.normalization import FOLDED, FusedBatchNormalization, make_norm
+from dh_keras.modeling.ops.convolution import conv2d
+
+# Kernels that keep the size of activations through a ReLU (He et al. 2015), counted over a kernel's outputs.
+HE_NORMAL = keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
+# PyTorch's default for a convolution, uniform within 1 / sqrt(inputs).
+PYTORCH_DEFAULT = keras.initializers.VarianceScaling(1.0 / 3.0, mode="fan_in", distribution="uniform")
+
+
+@keras.saving.register_keras_serializable(package="dh_keras")
+class ConvNorm(keras.layers.Layer):
+    """Convolution without bias (with one where the norm is folded), padded by kernel_size // 2 on every side as in
+    PyTorch, then a normalisation.
+
+    TensorFlow's "SAME" would pad a strided convolution at the bottom and right only.
+
+    Args:
+        filters: output channels.
+        kernel_size: height and width of the kernel, odd.
+        stride: stride along both axes.
+        norm: see `make_norm`.
+        relu: whether a ReLU follows.
+        zero_gamma: see `make_norm`.
+        kernel_initializer: a Keras initializer, `HE_NORMAL` by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        filters: int,
+        kernel_size: int,
+        stride: int = 1,
+        norm: str,
+        relu: bool,
+        zero_gamma: bool = False,
+        kernel_initializer: Any = HE_NORMAL,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.norm_kind = norm
+        self.relu = relu
+        self.zero_gamma = zero_gamma
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.conv = keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            strides=stride,
+            padding="same" if stride == 1 else "valid",
+            use_bias=norm == FOLDED,
+            # A fresh copy: an initializer with a seed would give every layer the same kernel.
+            kernel_initializer=self.kernel_initializer.clone(),
+            name="conv",
+        )
+        self.norm = make_norm(norm, filters, zero_gamma=zero_gamma)
+
+    def build(self, input_shape: tuple) -> None:
+        """Create the kernel and the normalisation's vectors."""
+        self.conv.build(input_shape)
+        if self.norm is not None:
+            self.norm.build((*input_shape[:-1], self.filters))
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None, residual: tf.Tensor | None = None) -> tf.Tensor:
+        """Convolve and normalise.
+
+        Args:
+            inputs: float [N, H, W, C].
+            training: whether a trainable norm uses the batch's statistics.
+            residual: float, of the outputs' shape: added to them, and a ReLU follows.
+
+        Returns:
+            float [N, ceil(H / stride), ceil(W / stride), filters].
+        """
+        options = {"stride": self.stride, "differentiable": bool(training) and self.trainable}
+        relu = self.relu or residual is not None
+        kernel = tf.convert_to_tensor(self.conv.kernel)
+        if self.norm is None:
+            return conv2d(inputs, kernel, tf.convert_to_tensor(self.conv.bias), residual, relu=relu, **options)
+        if isinstance(self.norm, FusedBatchNormalization) and not self.norm.uses_batch(training):
+            # A norm with fixed statistics is linear: scaling the kernel is less work than scaling the outputs.
+            scale, shift = self.norm.scale_and_shift()
+            kernel = tf.cast(tf.cast(kernel, tf.float32) * scale, kernel.dtype)
+            return conv2d(inputs, kernel, tf.cast(shift, kernel.dtype), residual, relu=relu, **options)
+        outputs = self.norm(conv2d(inputs, kernel, **options), training=training)
+        outputs = outputs if residual is None else outputs + residual
+        return tf.nn.relu(outputs) if relu else outputs
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "norm": self.norm_kind,
+            "relu": self.relu,
+            "zero_gamma": self.zero_gamma,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

@@ -1,0 +1,62 @@
+"""Feature pyramid network (Lin et al. 2017): C2..C5 to P2..P6."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from dh_keras.modeling.constants import ROI_LEVELS
+from dh_keras.modeling.layers.resnet import STAGES
+from dh_keras.modeling.ops.convolution import convolve_with
+
+
+@keras.saving.register_keras_serializable(package="dh_keras")
+class FPN(keras.layers.Layer):
+    """Lateral 1x1 convolutions, nearest-neighbour top-down sums, 3x3 output convolutions, and P6 as a subsample of P5.
+
+    Args:
+        channels: channels of every level.
+    """
+
+    def __init__(self, *, channels: int = 256, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.laterals = [keras.layers.Conv2D(channels, 1, name=f"lateral_{stage.lower()}") for stage in STAGES]
+        self.outputs = [
+            keras.layers.Conv2D(channels, 3, padding="same", name=f"output_{level.lower()}") for level in ROI_LEVELS
+        ]
+
+    def build(self, input_shape: dict[str, tuple]) -> None:
+        """Create the weights, from the shapes of C2..C5."""
+        for stage, lateral, output in zip(STAGES, self.laterals, self.outputs, strict=True):
+            lateral.build(input_shape[stage])
+            output.build((*input_shape[stage][:-1], self.channels))
+
+    def call(self, features: dict[str, tf.Tensor], training: bool | None = None) -> dict[str, tf.Tensor]:
+        """Build the pyramid.
+
+        Args:
+            features: "C2".."C5", float [B, H, W, C]; each level half as large as the one before, rounded up.
+            training: whether this is part of a training step.
+
+        Returns:
+            "P2".."P6", float [B, H, W, channels] with strides 4..64.
+        """
+        merged = [
+            convolve_with(lateral, features[stage], training=training)
+            for stage, lateral in zip(STAGES, self.laterals, strict=True)
+        ]
+        for index in range(len(merged) - 2, -1, -1):
+            size = tf.shape(merged[index])
+            upsampled = tf.repeat(tf.repeat(merged[index + 1], 2, axis=1), 2, axis=2)
+            merged[index] += upsampled[:, : size[1], : size[2], :]
+        pyramid = {
+            level: convolve_with(output, x, training=training)
+            for level, output, x in zip(ROI_LEVELS, self.outputs, merged, strict=True)
+        }
+        pyramid["P6"] = pyramid["P5"][:, ::2, ::2, :]
+        return pyramid
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "channels": self.channels}

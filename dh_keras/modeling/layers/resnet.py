@@ -1,0 +1,200 @@
+"""ResNet backbone (He et al. 2016), of any base width, returning C2..C5."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from dh_keras.modeling.layers.conv_norm import HE_NORMAL, ConvNorm
+
+BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+STAGES = ("C2", "C3", "C4", "C5")
+BOTTLENECK_EXPANSION = 4
+
+
+@keras.saving.register_keras_serializable(package="dh_keras")
+class ResidualBlock(keras.layers.Layer):
+    """Bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3) residual block with a ReLU after the sum.
+
+    Args:
+        filters: inner width; a bottleneck block puts out four times as many channels, a basic one as many.
+        bottleneck: which of the two.
+        stride: stride of the block.
+        stride_in_1x1: a bottleneck block strides in its first 1x1 convolution instead of its 3x3.
+        projection: whether the shortcut is a 1x1 convolution and norm, else the identity.
+        norm: see `make_norm`.
+        identity_start: the last norm starts with a scale of zero, so that a new block passes its shortcut on
+            (Goyal et al. 2017, section 5.1).
+        kernel_initializer: see `ConvNorm`.
+    """
+
+    def __init__(
+        self,
+        *,
+        filters: int,
+        bottleneck: bool = True,
+        stride: int = 1,
+        stride_in_1x1: bool = False,
+        projection: bool = False,
+        norm: str,
+        identity_start: bool = False,
+        kernel_initializer: Any = HE_NORMAL,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.bottleneck = bottleneck
+        self.stride = stride
+        self.stride_in_1x1 = stride_in_1x1
+        self.projection = projection
+        self.norm_kind = norm
+        self.identity_start = identity_start
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_channels = filters * BOTTLENECK_EXPANSION if bottleneck else filters
+        shared = {"norm": norm, "kernel_initializer": self.kernel_initializer}
+        last = {"relu": False, "zero_gamma": identity_start, **shared}
+        if bottleneck:
+            strides = (stride, 1) if stride_in_1x1 else (1, stride)
+            self.convs = [
+                ConvNorm(filters=filters, kernel_size=1, stride=strides[0], relu=True, name="conv1", **shared),
+                ConvNorm(filters=filters, kernel_size=3, stride=strides[1], relu=True, name="conv2", **shared),
+                ConvNorm(filters=self.output_channels, kernel_size=1, name="conv3", **last),
+            ]
+        else:
+            self.convs = [
+                ConvNorm(filters=filters, kernel_size=3, stride=stride, relu=True, name="conv1", **shared),
+                ConvNorm(filters=filters, kernel_size=3, name="conv2", **last),
+            ]
+        self.shortcut = None
+        if projection:
+            self.shortcut = ConvNorm(
+                filters=self.output_channels, kernel_size=1, stride=stride, relu=False, name="shortcut", **shared
+            )
+
+    def build(self, input_shape: tuple) -> None:
+        """Create the weights of the convolutions."""
+        shape = input_shape
+        for conv in self.convs:
+            conv.build(shape)
+            shape = (*shape[:-1], conv.filters)
+        if self.shortcut is not None:
+            self.shortcut.build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Float [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), output_channels]."""
+        shortcut = inputs if self.shortcut is None else self.shortcut(inputs, training=training)
+        outputs = inputs
+        for conv in self.convs[:-1]:
+            outputs = conv(outputs, training=training)
+        return self.convs[-1](outputs, training=training, residual=shortcut)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "bottleneck": self.bottleneck,
+            "stride": self.stride,
+            "stride_in_1x1": self.stride_in_1x1,
+            "projection": self.projection,
+            "norm": self.norm_kind,
+            "identity_start": self.identity_start,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="dh_keras")
+class ResNet(keras.layers.Layer):
+    """ResNet-18, -50 or -101 without its classifier.
+
+    Args:
+        depth: 18, 50 or 101.
+        width: channels of the stem; stage n has bottlenecks of width * 2**n, 64 in the published networks.
+        stride_in_1x1: see `ResidualBlock`.
+        frozen_stages: n > 0 freezes the stem and the first n stages, weights and statistics.
+        norm: see `make_norm`.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int = 50,
+        width: int = 64,
+        stride_in_1x1: bool = False,
+        frozen_stages: int = 0,
+        norm: str = "batch",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if depth not in BLOCKS_PER_STAGE:
+            raise ValueError(f"`depth` must be one of {sorted(BLOCKS_PER_STAGE)}, got {depth}")
+        self.depth = depth
+        self.width = width
+        self.stride_in_1x1 = stride_in_1x1
+        self.frozen_stages = frozen_stages
+        self.norm_kind = norm
+        self.stem = ConvNorm(filters=width, kernel_size=7, stride=2, norm=norm, relu=True, name="stem")
+        self.stages = [self._make_stage(index) for index in range(len(STAGES))]
+        if frozen_stages:
+            for layer in [self.stem, *(block for stage in self.stages[:frozen_stages] for block in stage)]:
+                layer.trainable = False
+
+    def _make_stage(self, index: int) -> list[ResidualBlock]:
+        bottleneck = self.depth > 18
+        blocks = []
+        for block in range(BLOCKS_PER_STAGE[self.depth][index]):
+            first = block == 0
+            blocks.append(
+                ResidualBlock(
+                    filters=self.width * 2**index,
+                    bottleneck=bottleneck,
+                    stride=2 if first and index > 0 else 1,
+                    stride_in_1x1=self.stride_in_1x1,
+                    # The first block changes the number of channels, except in the first stage of a basic network.
+                    projection=first and (bottleneck or index > 0),
+                    norm=self.norm_kind,
+                    identity_start=True,
+                    name=f"{STAGES[index].lower()}_block{block}",
+                )
+            )
+        return blocks
+
+    def build(self, input_shape: tuple) -> None:
+        """Create the weights of all stages."""
+        self.stem.build(input_shape)
+        shape = (*input_shape[:-1], self.width)
+        for block in (block for stage in self.stages for block in stage):
+            block.build(shape)
+            shape = (*shape[:-1], block.output_channels)
+
+    def call(self, images: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
+        """Compute the pyramid's inputs.
+
+        Args:
+            images: float [B, H, W, 3], normalised.
+            training: whether unfrozen batch norms use batch statistics.
+
+        Returns:
+            "C2".."C5": float [B, ceil(H / s), ceil(W / s), C] with s = 4, 8, 16, 32.
+        """
+        features = self.stem(images, training=training)
+        # Padding with zeros is padding with -inf here: what comes out of a ReLU is never negative.
+        features = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        features = tf.nn.max_pool2d(features, 3, 2, "VALID")
+        outputs = {}
+        for name, blocks in zip(STAGES, self.stages, strict=True):
+            for block in blocks:
+                features = block(features, training=training)
+            outputs[name] = features
+        return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "depth": self.depth,
+            "width": self.width,
+            "stride_in_1x1": self.stride_in_1x1,
+            "frozen_stages": self.frozen_stages,
+            "norm": self.norm_kind,
+        }

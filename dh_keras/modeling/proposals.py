@@ -1,0 +1,105 @@
+"""From RPN outputs to proposals (Faster R-CNN, section 3.3; FPN paper, section 4.1).
+
+Letters: B batch, N anchors of a level, P proposals.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from dh_keras.modeling.constants import LEVEL_STRIDES, RPN_DELTA_WEIGHTS, SIZE_DIVISOR
+from dh_keras.modeling.ops.anchors import grid_anchors
+from dh_keras.modeling.ops.boxes import clip_boxes, decode_boxes
+from dh_keras.modeling.ops.nms import nms
+
+
+class Proposals(NamedTuple):
+    """Proposals of a batch, best first.
+
+    Args:
+        boxes: float32 [B, P, 4], pixels of the resized image, clipped to it.
+        scores: float32 [B, P], objectness logits; -inf in padding.
+        valid: bool [B, P], False in padding.
+    """
+
+    boxes: tf.Tensor
+    scores: tf.Tensor
+    valid: tf.Tensor
+
+
+def pyramid_anchors(
+    pyramid: dict[str, tf.Tensor], *, sizes: Sequence[float], ratios: Sequence[float], geometry: str
+) -> dict[str, tf.Tensor]:
+    """Anchors float32 [N, 4] for each level of a pyramid of [B, H, W, C] maps; sizes are per level."""
+    return {
+        level: grid_anchors(
+            tf.shape(features)[1:3], size=size, ratios=ratios, stride=LEVEL_STRIDES[level], geometry=geometry
+        )
+        for (level, features), size in zip(pyramid.items(), sizes, strict=True)
+    }
+
+
+def generate_proposals(
+    objectness_logits: dict[str, tf.Tensor],
+    anchor_deltas: dict[str, tf.Tensor],
+    anchors: dict[str, tf.Tensor],
+    image_sizes: tf.Tensor,
+    *,
+    pre_nms: int,
+    post_nms: int,
+    nms_iou: float,
+    geometry: str,
+) -> Proposals:
+    """Decode the best anchors of every level, suppress within levels, keep the best over all levels.
+
+    Args:
+        objectness_logits: by level, float32 [B, N].
+        anchor_deltas: by level, float32 [B, N, 4].
+        anchors: by level, float32 [N, 4], pixels.
+        image_sizes: int32 [B, 2] (height, width) of the unpadded images.
+        pre_nms: anchors kept per level before suppression.
+        post_nms: proposals kept per image.
+        nms_iou: suppression threshold within a level.
+        geometry: see `clip_boxes`.
+
+    Returns:
+        `Proposals` with P = min(post_nms, candidates). No gradient flows to the RPN.
+    """
+    boxes_per_level, scores_per_level = [], []
+    for level, logits in objectness_logits.items():
+        on_canvas = _on_own_canvas(anchors[level], LEVEL_STRIDES[level], image_sizes)
+        logits = tf.where(on_canvas, tf.stop_gradient(logits), float("-inf"))
+        scores, indices = tf.math.top_k(logits, k=tf.minimum(pre_nms, tf.shape(logits)[1]))
+        deltas = tf.gather(tf.stop_gradient(anchor_deltas[level]), indices, batch_dims=1)
+        boxes = decode_boxes(deltas, tf.gather(anchors[level], indices), weights=RPN_DELTA_WEIGHTS)
+        boxes = clip_boxes(boxes, image_sizes, geometry=geometry)
+        # An anchor that was clipped away altogether has no area left and must never be kept.
+        has_area = tf.reduce_all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+        boxes_per_level.append(boxes)
+        scores_per_level.append(tf.where(has_area, scores, float("-inf")))
+
+    def select(image: tuple) -> tuple[tf.Tensor, tf.Tensor]:
+        """Proposals of one image, from its boxes and scores of each level."""
+        kept_boxes, kept_scores = [], []
+        for boxes, scores in zip(*image, strict=True):
+            indices, valid = nms(boxes, scores, max_output=tf.shape(scores)[0], iou_threshold=nms_iou)
+            kept_boxes.append(tf.gather(boxes, indices))
+            kept_scores.append(tf.where(valid, tf.gather(scores, indices), float("-inf")))
+        boxes, scores = tf.concat(kept_boxes, axis=0), tf.concat(kept_scores, axis=0)
+        scores, best = tf.math.top_k(scores, k=tf.minimum(post_nms, tf.shape(scores)[0]))
+        return tf.gather(boxes, best), scores
+
+    boxes, scores = tf.map_fn(
+        select,
+        (tuple(boxes_per_level), tuple(scores_per_level)),
+        fn_output_signature=(tf.TensorSpec([None, 4], tf.float32), tf.TensorSpec([None], tf.float32)),
+    )
+    return Proposals(boxes, scores, scores > float("-inf"))
+
+
+def _on_own_canvas(anchors: tf.Tensor, stride: int, image_sizes: tf.Tensor) -> tf.Tensor:
+    """Which anchors [N, 4] an image of a batch would have if it were alone, with the least padding; bool [B, N]."""
+    canvases = -(-image_sizes // SIZE_DIVISOR) * SIZE_DIVISOR
+    cells = tf.floor((anchors[:, :2] + anchors[:, 2:]) / 2.0 / stride)
+    return tf.reduce_all(cells[None] * stride < tf.cast(canvases, tf.float32)[:, None], axis=-1)

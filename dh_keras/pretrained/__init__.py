@@ -1,0 +1,1 @@
+"""Weights made elsewhere: the authors', MMDetection's, keras.applications', torchvision's."""

@@ -1,0 +1,149 @@
+"""Faults of files and annotations that can be seen one by one, and images that a set has twice."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from dh_keras.reports.data_doctor.duplicates import near_duplicates
+from dh_keras.reports.data_doctor.examined import Examined
+from dh_keras.reports.data_doctor.findings import Finding
+
+# Clipping that moves no side by more than this many pixels is rounding in the file, as in `data.dataset`.
+_CLIP_TOLERANCE = 1e-2
+_SAME_OBJECT_IOU = 0.8
+
+
+def file_findings(examined: Examined) -> list[Finding]:
+    """Find files that cannot be used, and what is worth knowing about the others."""
+    split, found, seen, turned = examined.split, [], set(), boxes_as_stored(examined)
+    of_image = np.split(np.argsort(split.box_images, kind="stable"), _ends(split.box_images, len(split.images)))
+    for index, (image, facts) in enumerate(zip(split.images, examined.facts, strict=True)):
+        if image.path in seen:
+            found.append(Finding("file_listed_twice", split.name, image.file_name, examined.picture(index)))
+            continue
+        seen.add(image.path)
+        if facts.error:
+            found.append(Finding(facts.error[0], split.name, facts.error[1]))
+        for kind, message in facts.notes:
+            if kind == "exif_rotated" and examined.good[index]:
+                message += ", applied" if facts.orientation != 1 else ", not applied: the JSON has the stored size"
+            found.append(Finding(kind, split.name, message, examined.picture(index, of_image[index][:20])))
+        if index in turned:
+            message = f"{image.file_name}: the size in the JSON is upright, but boxes reach out of it"
+            found.append(Finding("boxes_not_upright", split.name, message, examined.picture(index, of_image[index])))
+    return found
+
+
+def _ends(box_images: np.ndarray, images: int) -> np.ndarray:
+    return np.cumsum(np.bincount(box_images, minlength=images))[:-1]
+
+
+def boxes_as_stored(examined: Examined) -> set[int]:
+    """Return the images that EXIF turns by a quarter, with a box that fits the stored frame and not the upright one."""
+    found = set()
+    for index, facts in enumerate(examined.facts):
+        if facts.error or facts.size == facts.stored_size:
+            continue
+        ends = examined.whole[examined.split.box_images == index, 2:]
+        if ((ends > facts.size).any(axis=1) & (ends <= facts.stored_size).all(axis=1)).any():
+            found.add(index)
+    return found
+
+
+def annotation_findings(examined: Examined) -> list[Finding]:
+    """Find boxes without area or outside, crowds, images without boxes and categories without use."""
+    split, found = examined.split, []
+    xywh, turned = split.xywh, boxes_as_stored(examined)
+    for box, image in enumerate(split.box_images.tolist()):
+        numbers = [None if np.isnan(value) else round(value, 2) for value in xywh[box].tolist()]
+        if not (np.isfinite(xywh[box]).all() and (xywh[box, 2:] > 0).all()):
+            found.append(examined.box_finding("degenerate_box", box, message=f"bbox {numbers}"))
+        elif examined.good[image] and image not in turned:
+            moved = np.abs(examined.whole[box] - examined.boxes[box]).max()
+            if moved > _CLIP_TOLERANCE:
+                height, width = examined.sizes[image]
+                inside = (examined.boxes[box, 2:] > examined.boxes[box, :2]).all()
+                how = f"reaches {moved:.4g} pixels out of" if inside else "is dropped, as it lies outside"
+                where = f"bbox {numbers} {how} {width}x{height}"
+                found.append(examined.box_finding("box_outside", box, message=where))
+        if split.crowd[box]:
+            found.append(examined.box_finding("crowd", box, message=f"bbox {numbers}"))
+    filled = set(split.box_images[~split.crowd].tolist())
+    for index, image in enumerate(split.images):
+        if index not in filled and examined.good[index]:
+            found.append(Finding("image_without_boxes", split.name, image.file_name, examined.picture(index)))
+    used = set(split.box_classes.tolist())
+    unused = [name for index, name in enumerate(split.class_names) if index not in used]
+    found += [Finding("unused_category", split.name, repr(name)) for name in unused]
+    if not examined.usable.any():
+        found.append(Finding("no_boxes", split.name, f"{split.annotations_path}: no usable box"))
+    return found
+
+
+def boxed_twice(examined: Examined) -> list[Finding]:
+    """Find pairs of boxes of an image that cover the same object: IoU above 0.8."""
+    found = []
+    for rows in boxes_by_image(examined):
+        boxes = examined.boxes[rows]
+        starts = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+        ends = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+        shared = np.maximum(ends - starts, 0).prod(axis=-1)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
+        iou = shared / (areas[:, None] + areas[None] - shared)
+        for i, j in np.argwhere(np.triu(iou > _SAME_OBJECT_IOU, 1)):
+            same = examined.class_of(rows[i]) == examined.class_of(rows[j])
+            kind = "boxed_twice" if same else "boxed_as_two_classes"
+            found.append(examined.box_finding(kind, rows[i], rows[j], message=f"IoU {iou[i, j]:.2f}"))
+    return found
+
+
+def boxes_by_image(examined: Examined) -> list[np.ndarray]:
+    """Return the indices of the usable boxes of each image that has some, in the order of the file."""
+    rows = np.flatnonzero(examined.usable)
+    rows = rows[np.argsort(examined.split.box_images[rows], kind="stable")]
+    groups = np.split(rows, _ends(examined.split.box_images[rows], len(examined.split.images)))
+    return [group for group in groups if len(group)]
+
+
+def split_differences(splits: Sequence[Examined]) -> list[Finding]:
+    """Find categories that one split has and the other lacks, by name."""
+    if len(splits) < 2:
+        return []
+    count = Counter(name for examined in splits for name in set(examined.split.class_names))
+    return [
+        Finding("category_in_one_split", examined.split.name, f"{name!r} is in {examined.split.annotations_path} only")
+        for examined in splits
+        for name in examined.split.class_names
+        if count[name] == 1
+    ]
+
+
+def duplicate_images(splits: Sequence[Examined]) -> list[Finding]:
+    """Find images that look the same, within a split and across; an entry that is listed twice counts once."""
+    places: dict[tuple[str, str], tuple[Examined, int]] = {}
+    for examined in splits:
+        for index, image in enumerate(examined.split.images):
+            if examined.good[index]:
+                places.setdefault((examined.split.name, image.path), (examined, index))
+    chosen = list(places.values())
+    if not chosen:
+        return []
+    thumbnails = np.stack([examined.facts[index].thumbnail for examined, index in chosen])
+    sets = np.array([examined.split.name for examined, _ in chosen])
+    found = []
+    for i, j, correlation in near_duplicates(thumbnails, sets):
+        (one, first), (other, second) = chosen[i], chosen[j]
+        across = one is not other
+        names = [e.split.images[k].file_name for e, k in ((one, first), (other, second))]
+        if across:
+            names = [f"{one.split.name} {names[0]}", f"{other.split.name} {names[1]}"]
+        found.append(
+            Finding(
+                "near_duplicate_across" if across else "near_duplicate_within",
+                "train, val" if across else one.split.name,
+                f"{names[0]} and {names[1]}: correlation {correlation:.2f}",
+                one.picture(first) + other.picture(second),
+            )
+        )
+    return found

@@ -1,0 +1,168 @@
+"""Every image file decoded once, in parallel processes: what is wrong with it, and what later checks need of it.
+
+Letters: N images, n boxes of one image.
+"""
+
+import multiprocessing
+import os
+import struct
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dh_keras.reports.data_doctor.duplicates import THUMBNAIL
+from dh_keras.data.images import EXIF_WINDOW, read_exif_orientation, upright_frame
+from dh_keras.errors import one_line
+
+_FORMATS = ("JPEG", "MPO", "PNG")
+_EXTENSIONS = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png",)}
+_FLIPS = Image.Transpose
+# What makes an image of each EXIF orientation upright.
+_TURNS = {
+    2: _FLIPS.FLIP_LEFT_RIGHT,
+    3: _FLIPS.ROTATE_180,
+    4: _FLIPS.FLIP_TOP_BOTTOM,
+    5: _FLIPS.TRANSPOSE,
+    6: _FLIPS.ROTATE_270,
+    7: _FLIPS.TRANSVERSE,
+    8: _FLIPS.ROTATE_90,
+}
+_PARALLEL_FROM = 64  # fewer images are decoded before the processes have started
+
+
+@dataclass
+class FileFacts:
+    """What decoding told about a file.
+
+    Args:
+        error: (kind of finding, message) for a file that training cannot use.
+        notes: (kind, message) for what is only worth knowing.
+        size: (height, width) of the upright image in pixels, the frame of the boxes; None if it cannot be decoded.
+        stored_size: (height, width) as stored.
+        orientation: EXIF orientation that is applied, 1..8.
+        thumbnail: uint8[S, S], grey.
+        colours: float32[n, 3], mean RGB in 0..255 of every box, NaN for one without area.
+    """
+
+    error: tuple[str, str] | None = None
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    stored_size: tuple[int, int] | None = None
+    orientation: int = 1
+    thumbnail: np.ndarray | None = None
+    colours: np.ndarray | None = None
+
+
+def examine_files(tasks: list[tuple[str, tuple[int, int] | None, np.ndarray]], *, label: str) -> list[FileFacts]:
+    """Decode every file once.
+
+    Args:
+        tasks: (path, declared (height, width) or None, float64[n, 4] boxes y1 x1 y2 x2 in pixels).
+        label: of the progress bar.
+
+    Returns:
+        Facts in the order of the tasks.
+    """
+    if len(tasks) < _PARALLEL_FROM:
+        return [examine_file(task) for task in _progress(tasks, label, len(tasks))]
+    # Forking a process that has threads, as TensorFlow's, can hang.
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(_progress(pool.map(examine_file, tasks, chunksize=16), label, len(tasks)))
+
+
+def _progress(items: Iterable, label: str, total: int) -> Iterable:
+    return tqdm(items, desc=label, total=total, unit=" images", leave=False, disable=None)
+
+
+def examine_file(task: tuple[str, tuple[int, int] | None, np.ndarray]) -> FileFacts:
+    """Decode one file; see `examine_files`."""
+    path, declared, boxes = task
+    if not os.path.isfile(path):
+        return FileFacts(error=("missing_file", f"{path}: no such file"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on files that decode all the same
+        return _decode(path, upright_frame(path, declared), boxes)
+
+
+def _decode(path: str, frame: tuple[tuple[int, int], int] | str, boxes: np.ndarray) -> FileFacts:
+    """Decode a file whose frame, or what is wrong with it, is known from its header as training reads it."""
+    try:
+        with Image.open(path) as image:
+            if image.format not in _FORMATS:
+                return FileFacts(error=("unsupported_format", _without_prefix(frame)))
+            image.load()
+            orientation, notes = _look(path, image)
+            facts = FileFacts(stored_size=(image.height, image.width), notes=notes)
+            if isinstance(frame, str):
+                facts.error = ("wrong_size", _without_prefix(frame))
+                facts.size = facts.stored_size[:: -1 if orientation >= 5 else 1]
+                return facts
+            facts.size, facts.orientation = frame
+            pixels = upright_pixels(image, facts.orientation)
+    except Exception as error:  # Pillow raises many types on broken files
+        reason = _without_prefix(frame) if isinstance(frame, str) else f"{path}: cannot be decoded ({one_line(error)})"
+        return FileFacts(error=("unreadable_file", reason))
+    grey = Image.fromarray(pixels).convert("L")
+    facts.thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    facts.colours = np.array([_mean_colour(pixels, box) for box in boxes], np.float32).reshape(-1, 3)
+    return facts
+
+
+def read_upright(path: str, orientation: int) -> np.ndarray:
+    """Decode an image for a picture.
+
+    Args:
+        path: of a file that `examine_file` found good.
+        orientation: EXIF orientation to apply.
+
+    Returns:
+        uint8[H, W, 3], RGB.
+    """
+    with Image.open(path) as image:
+        return upright_pixels(image, orientation)
+
+
+def upright_pixels(image: Image.Image, orientation: int) -> np.ndarray:
+    """Return uint8[H, W, 3], RGB, of an opened image; 16 bits become 8."""
+    if orientation != 1:
+        image = image.transpose(_TURNS[orientation])
+    if image.mode.startswith("I"):
+        grey = (np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(grey)
+    return np.asarray(image.convert("RGB"))
+
+
+def _look(path: str, image: Image.Image) -> tuple[int, list[tuple[str, str]]]:
+    """Return the EXIF orientation of a file and what is worth knowing about it."""
+    notes = []
+    with open(path, "rb") as file:
+        head = file.read(EXIF_WINDOW)
+    orientation = read_exif_orientation(head)
+    if not path.lower().endswith(_EXTENSIONS[image.format]):
+        notes.append(("wrong_extension", f"{path}: the content is {image.format}"))
+    if image.mode == "CMYK":
+        notes.append(("cmyk", f"{path}: CMYK"))
+    if image.format == "PNG" and struct.unpack_from(">B", head, 24)[0] == 16:
+        notes.append(("sixteen_bit", f"{path}: 16 bits per channel"))
+    if orientation != 1:
+        notes.append(("exif_rotated", f"{path}: EXIF orientation {orientation}"))
+    return orientation, notes
+
+
+def _mean_colour(pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
+    if not np.isfinite(box).all():
+        return np.full(3, np.nan)
+    height, width = pixels.shape[:2]
+    y1, x1, y2, x2 = np.clip(np.round(box), 0, (height, width, height, width)).astype(int)
+    inside = pixels[y1:y2, x1:x2]
+    return np.array(cv2.mean(inside)[:3]) if inside.size else np.full(3, np.nan)
+
+
+def _without_prefix(message: str) -> str:
+    return message.removeprefix("image ")

@@ -1,0 +1,194 @@
+"""A cleaned copy of an annotation file. Nothing is guessed about labels; only what training could not use changes."""
+
+import contextlib
+import copy
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from dh_keras.reports.data_doctor.checks import boxes_as_stored
+from dh_keras.reports.data_doctor.examined import Examined
+from dh_keras.data.formats.coco import load_coco
+from dh_keras.data.formats.coco_rows import is_int
+from dh_keras.errors import DataError
+
+# load_coco rounds boxes to float32; a box that is thinner than this would have no area there.
+_MIN_SIDE = 1e-3
+
+
+def write_fixed(examined: Examined, output: str | Path) -> dict[str, int]:
+    """Write a cleaned copy of the annotation file, which `load_coco` takes without dropping or clipping anything.
+
+    Args:
+        examined: the split; its file and images are not touched.
+        output: JSON file to write; must not exist.
+
+    Returns:
+        What was changed, as {"what": how many}, without what did not occur.
+
+    Raises:
+        DataError: when the output exists or cannot be written, or when nothing is left to train on.
+    """
+    output = Path(output)
+    check_output(output)
+    tree, changes = clean_tree(examined)
+    if not tree["images"] or not any(not row.get("iscrowd", 0) for row in tree["annotations"]):
+        raise DataError(f"--fix {output}: no image with a box is left; nothing was written")
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(tree), encoding="utf-8")
+        load_coco(partial, examined.split.images_dir)
+        os.replace(partial, output)
+    except OSError as error:
+        raise DataError(f"--fix {output}: cannot be written ({error.strerror}); choose another place") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    return changes
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output that exists, or for which there can be no folder."""
+    if output.exists():
+        raise DataError(f"--fix {output}: exists already and is not overwritten; choose another name")
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise DataError(f"--fix {output}: {parent} is no folder that can be written to; choose another place")
+
+
+def clean_tree(examined: Examined) -> tuple[dict, dict[str, int]]:
+    """Return the cleaned COCO tree, a copy, and what was changed; see `write_fixed`."""
+    changes: Counter[str] = Counter()
+    tree = {key: value for key, value in examined.split.tree.items() if key not in _LISTS}
+    tree["categories"], category_ids = _clean_categories(examined, changes)
+    stored = boxes_as_stored(examined)
+    frames = [facts.stored_size if i in stored else facts.size for i, facts in enumerate(examined.facts)]
+    tree["images"], image_ids = _clean_images(examined, frames, changes)
+    tree["annotations"] = _clean_annotations(examined, frames, image_ids, category_ids, changes)
+    return tree, {what: count for what, count in changes.items() if count}
+
+
+_LISTS = ("images", "annotations", "categories")
+
+
+def _clean_categories(examined: Examined, changes: Counter[str]) -> tuple[list[dict], list[int]]:
+    """Return the categories with an id and a name each, and the id of every class index."""
+    kept: dict[str, dict] = {}
+    ids: set[int] = set()
+    for row in examined.split.tree["categories"]:
+        number, name = row.get("id"), row.get("name")
+        if not is_int(number) or not isinstance(name, str):
+            changes["categories without id or name left out"] += 1
+        elif name in kept:
+            changes["categories of the same name merged"] += 1
+        elif number in ids:
+            kept[name] = {**row, "id": None}
+        else:
+            kept[name] = dict(row)
+            ids.add(number)
+    for row in kept.values():
+        if row["id"] is None:
+            row["id"] = max(ids, default=0) + 1
+            ids.add(row["id"])
+            changes["categories renumbered; their boxes, if any, went to the first of the id"] += 1
+    return list(kept.values()), [kept[name]["id"] for name in examined.split.class_names]
+
+
+def _clean_images(examined: Examined, frames: list, changes: Counter[str]) -> tuple[list[dict], list[object]]:
+    """Return the rows of images that can be decoded, and the new id of each entry, None for one that is left out."""
+    split = examined.split
+    rows = split.tree["images"]
+    changes["unusable image entries left out"] = len(rows) - len(split.images)
+    kept, new_ids, used, paths = [], [], set(), set()
+    highest = max([row["id"] for row in rows if is_int(row.get("id"))], default=0)
+    for index, (entry, facts) in enumerate(zip(split.images, examined.facts, strict=True)):
+        row = copy.deepcopy(rows[entry.row])
+        new_ids.append(None)
+        if facts.error and facts.error[0] != "wrong_size":
+            changes["images left out: missing or undecodable"] += 1
+            continue
+        if row["id"] in used:
+            if entry.path in paths:
+                changes["images listed twice with one id left out"] += 1
+                continue
+            highest += 1
+            row["id"] = highest
+            changes["images renumbered; they have no boxes now, label or remove them"] += 1
+        if entry.declared != frames[index]:
+            row["height"], row["width"] = frames[index]
+            changes["sizes corrected or filled in"] += 1
+        used.add(row["id"])
+        paths.add(entry.path)
+        kept.append(row)
+        new_ids[-1] = row["id"]
+    return kept, new_ids
+
+
+def _clean_annotations(
+    examined: Examined, frames: list, image_ids: list[object], category_ids: list[int], changes: Counter[str]
+) -> list[dict]:
+    split, rows = examined.split, examined.split.tree["annotations"]
+    changes["annotations of no image or category left out"] = len(rows) - len(split.box_rows)
+    highest = max([row["id"] for row in rows if is_int(row.get("id"))], default=0)
+    highest, kept, seen, ids = max(highest, 0), [], set(), set()
+    scales = _scales(examined, changes)
+    for box, (image, number) in enumerate(zip(split.box_images.tolist(), split.box_rows.tolist(), strict=True)):
+        row = copy.deepcopy(rows[number])
+        row["image_id"], row["category_id"] = image_ids[image], category_ids[split.box_classes[box]]
+        if row["image_id"] is None:
+            changes["annotations of images left out"] += 1
+            continue
+        if not _fit_box(row, split.xywh[box] * scales[image], frames[image], changes):
+            continue
+        key = (row["image_id"], row["category_id"], *row["bbox"], bool(row.get("iscrowd", 0)))
+        if key in seen:
+            changes["exact copies of boxes left out"] += 1
+            continue
+        seen.add(key)
+        if not is_int(row.get("id")) or row["id"] <= 0 or row["id"] in ids:
+            highest += 1
+            row["id"] = highest
+            changes["annotations renumbered"] += 1
+        ids.add(row["id"])
+        kept.append(row)
+    return kept
+
+
+def _scales(examined: Examined, changes: Counter[str]) -> np.ndarray:
+    """Return float64[N, 4] factors for xywh: not 1 where boxes fit the JSON's wrong size and not the file's."""
+    split = examined.split
+    scales = np.ones((len(split.images), 4))
+    for index, (entry, facts) in enumerate(zip(split.images, examined.facts, strict=True)):
+        if not facts.error or facts.error[0] != "wrong_size":
+            continue
+        ends = examined.whole[split.box_images == index, 2:]
+        if (ends > facts.size).any() and (ends <= entry.declared).all():
+            height, width = np.array(facts.size) / entry.declared
+            scales[index] = width, height, width, height
+            changes["images whose boxes were scaled with the size"] += 1
+    return scales
+
+
+def _fit_box(row: dict, xywh: np.ndarray, size: tuple[int, int], changes: Counter[str]) -> bool:
+    """Clip the box of a row to the image; return whether something is left."""
+    height, width = size
+    start, end = xywh[:2], xywh[:2] + xywh[2:]
+    clipped = np.clip([start, end], 0, [width, height])
+    sides = clipped[1] - clipped[0]
+    if not np.isfinite(xywh).all() or not (xywh[2:] > 0).all() or not (sides > _MIN_SIDE).all():
+        changes["boxes without area, or wholly outside, left out"] += 1
+        return False
+    if not np.array_equal(clipped, [start, end]):
+        changes["boxes clipped to the image"] += 1
+        bbox = [*clipped[0].tolist(), *sides.tolist()]
+    else:
+        bbox = xywh.tolist()
+    if bbox != row["bbox"]:
+        row["bbox"] = bbox
+        known = is_int(row.get("area")) or isinstance(row.get("area"), float)  # of a mask, it is less than the box's
+        row["area"] = float(np.nanmin([row["area"] if known else np.inf, sides.prod()]))
+    return True

@@ -1,0 +1,143 @@
+"""What was found, in the terminal, as one self-contained HTML page, and as JSON."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dh_keras.reports.data_doctor.box_checks import COVERAGE_IOUS
+from dh_keras.reports.data_doctor.examined import Examined
+from dh_keras.reports.data_doctor.charts import overview
+from dh_keras.reports.data_doctor.findings import KINDS, SEVERITIES, Finding, worst_first
+from dh_keras.reports.data_doctor.sheets import contact_sheet, data_address, draw_picture
+from dh_keras.config.schema import Config
+
+SHOWN_PER_KIND = 12
+_EXAMPLE_WIDTH = 70
+_TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+
+
+def summary_rows(findings: Sequence[Finding]) -> list[dict]:
+    """Return severity, kind, title, count, example and advice of each kind that was found, the worst first."""
+    return [
+        {
+            "severity": KINDS[kind].severity,
+            "kind": kind,
+            "title": KINDS[kind].title,
+            "count": len(members),
+            "example": members[0].message,
+            "advice": KINDS[kind].advice,
+        }
+        for kind, members in worst_first(findings).items()
+    ]
+
+
+def format_summary(findings: Sequence[Finding]) -> str:
+    """Return the table for the terminal: two lines for each kind, what was found and what to do."""
+    rows = summary_rows(findings)
+    if not rows:
+        return "nothing to complain about"
+    width = max(len(row["title"]) for row in rows)
+    lines = []
+    for row in rows:
+        lines.append(f"{row['severity']:<8}{row['count']:>6}  {row['title']:<{width}}  {row['advice']}")
+        lines.append(f"{'':<14}  for example {_shorten(row['example'], _EXAMPLE_WIDTH + width)}")
+    return "\n".join(lines)
+
+
+def format_coverage(coverage: dict[str, dict]) -> str:
+    """Return the table of anchor coverage for the terminal, a line for each split and size."""
+    lines = [f"{'':<14}{'boxes':>8}" + "".join(f"{f'IoU >= {iou}':>12}" for iou in COVERAGE_IOUS)]
+    for split, sizes in coverage.items():
+        for size, row in sizes.items():
+            shares = ["n/a" if row[str(iou)] is None else f"{row[str(iou)]:.1%}" for iou in COVERAGE_IOUS]
+            lines.append(f"{split:<6}{size:<8}{row['boxes']:>8}" + "".join(f"{share:>12}" for share in shares))
+    return "\n".join(lines)
+
+
+def describe_splits(splits: Sequence[Examined]) -> list[dict]:
+    """Return files, counts and boxes of each class, for the reports."""
+    described = []
+    for examined in splits:
+        split = examined.split
+        counts = np.bincount(split.box_classes[examined.usable], minlength=len(split.class_names))
+        described.append(
+            {
+                "split": split.name,
+                "annotations": str(split.annotations_path),
+                "images": str(split.images_dir),
+                "image_count": len(split.images),
+                "usable_images": int(examined.good.sum()),
+                "box_count": len(split.xywh),
+                "usable_boxes": int(examined.usable.sum()),
+                "classes": dict(zip(split.class_names, counts.tolist(), strict=True)),
+            }
+        )
+    return described
+
+
+def write_json(path: Path, *, splits: Sequence[Examined], findings: Sequence[Finding], coverage: dict) -> None:
+    """Write everything that was found, and the numbers, as JSON."""
+    content = {
+        "splits": describe_splits(splits),
+        "anchor_coverage": coverage,
+        "summary": summary_rows(findings),
+        "findings": [{"severity": KINDS[found.kind].severity, **dataclasses.asdict(found)} for found in findings],
+    }
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
+
+
+def write_html(
+    path: Path,
+    *,
+    splits: Sequence[Examined],
+    findings: Sequence[Finding],
+    coverage: dict,
+    config: Config,
+    augmented: Sequence[tuple[str, str]],
+) -> None:
+    """Write the page: every picture is inside it, so that it can be sent and kept as one file."""
+    class_names = list(dict.fromkeys(name for examined in splits for name in examined.split.class_names))
+    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template("data_report.html").render(
+        splits=describe_splits(splits),
+        rows=summary_rows(findings),
+        severities={name: sum(KINDS[found.kind].severity == name for found in findings) for name in SEVERITIES},
+        coverage=coverage,
+        ious=[str(iou) for iou in COVERAGE_IOUS],
+        config=config,
+        figures={caption: data_address(image, "png") for caption, image in overview(splits, config).items()},
+        sections=[_section(kind, members, class_names) for kind, members in worst_first(findings).items()],
+        sheets={examined.split.name: contact_sheet(examined, class_names) for examined in splits},
+        augmented=augmented,
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _section(kind: str, findings: Sequence[Finding], class_names: Sequence[str]) -> dict:
+    cards = [
+        {
+            "message": found.message,
+            "split": found.split,
+            "pictures": [draw_picture(picture, class_names) for picture in found.pictures],
+        }
+        for found in findings[:SHOWN_PER_KIND]
+    ]
+    return {
+        "kind": kind,
+        "severity": KINDS[kind].severity,
+        "title": KINDS[kind].title,
+        "advice": KINDS[kind].advice,
+        "count": len(findings),
+        "more": len(findings) - len(cards),
+        "wide": any(len(card["pictures"]) > 1 for card in cards),
+        "cards": cards,
+    }
+
+
+def _shorten(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"

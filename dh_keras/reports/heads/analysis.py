@@ -1,0 +1,203 @@
+"""The paper's comparison of fc-head and conv-head (section 3): from models and annotated images to numbers and figures.
+
+Letters: G objects.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dh_keras.reports.plotting import replace_file
+from dh_keras.reports.heads.charts import draw_figures
+from dh_keras.reports.heads.measurement import KINDS, HeadMeasurements, images_with_objects, measure_heads
+from dh_keras.reports.heads.probe import HeadProbe, open_comparable_runs
+from dh_keras.reports.heads.statistics import (
+    bin_statistics,
+    describe_correlation,
+    finite_mean,
+    mean_and_error,
+    pearson_by_object,
+    size_masks,
+)
+from dh_keras.reports.heads.sliding_windows import IOU_BINS
+from dh_keras.data.formats.coco import load_coco
+from dh_keras.errors import DataError
+from dh_keras.files import PARTIAL_PREFIX, require_writable, writing
+from dh_keras.run.run_folder import RunFolder
+
+OUTPUT_DIR = "heads"
+NUMBERS_FILE = "heads.json"
+_OUTPUT_BYTES = 2_000_000
+
+
+def analyze_heads(
+    models: Sequence[str | Path],
+    *,
+    annotations: str | Path,
+    images: str | Path,
+    output: str | Path | None = None,
+    limit: int | None = None,
+    overrides: Sequence[str] = (),
+) -> tuple[dict[str, Any], Path]:
+    """Compare the heads, and write `heads.json` and a figure for each question.
+
+    Args:
+        models: a double_head_ext run, or a single_fc and a single_conv run in any order.
+        annotations: COCO JSON.
+        images: folder of its images.
+        output: a folder, new or empty; None takes `heads` in the first run, and replaces its own files there.
+        limit: only the first images that have objects, this many; None takes all.
+        overrides: `key=value` changes to the config of each run.
+
+    Returns:
+        What is in `heads.json` (see `summarize_heads`), and the folder.
+
+    Raises:
+        DataError: for wrong models, data without objects, an output folder that is not empty, or a limit below 1.
+        WriteError: when the disk does not take the output; nothing has been measured then.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"--limit: expected at least 1 image, got {limit}")
+    runs = open_comparable_runs(models, overrides)
+    folder = _output_folder(output, runs[0])
+    dataset = load_coco(annotations, images, categories=runs[0].categories)
+    print(f"data: {dataset.summary()}")
+    indices = images_with_objects(dataset, limit=limit)
+    probes = [HeadProbe(run) for run in runs]
+    measured = measure_heads(probes, dataset, indices)
+    results = {
+        "models": {kind: str(probe.run.path) for probe in probes for kind in probe.kinds},
+        "annotations": str(annotations),
+        **summarize_heads(measured),
+    }
+    _write(folder, results, measured)
+    return results, folder
+
+
+def _output_folder(output: str | Path | None, run: RunFolder) -> Path:
+    """Where to write, looked at before minutes of work."""
+    folder = run.path / OUTPUT_DIR if output is None else Path(output)
+    if output is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists already and is not overwritten; choose another --output")
+    require_writable(next(path for path in (folder, *folder.absolute().parents) if path.exists()), _OUTPUT_BYTES)
+    return folder
+
+
+def summarize_heads(measured: HeadMeasurements) -> dict[str, Any]:
+    """Numbers of the section, ready for JSON; None stands where there is nothing to measure on.
+
+    Returns:
+        images, objects, windows, windows_left_out, windows_per_second; iou_bins (their edges); by_size {all, small,
+        medium, large: {objects, windows_per_bin, pearson_fc_minus_conv {mean, standard_error} (over the objects that
+        have both), and for fc and conv: pearson, pearson_std (over the objects), constant_scores (objects left out of
+        these two because IoU or score never vary), score_mean, score_std, box_iou_mean, box_iou_std (per bin)}};
+        feature_correlation and weight_correlation, see `describe_correlation`.
+    """
+    pearson = {
+        kind: pearson_by_object(measured.ious, scores, measured.object_index, num_objects=len(measured.areas))
+        for kind, scores in measured.scores.items()
+    }
+    correlations = ("feature_correlation", "weight_correlation")
+    return {
+        "images": measured.images,
+        "objects": len(measured.areas),
+        "windows": len(measured.ious),
+        "windows_left_out": {"outside": measured.outside, "nearer_another": measured.nearer_another},
+        "windows_per_second": round(measured.windows_per_second),
+        "iou_bins": np.linspace(0, 1, IOU_BINS + 1).round(6).tolist(),
+        "by_size": {
+            name: _summarize_objects(measured, pearson, mask) for name, mask in size_masks(measured.areas).items()
+        },
+        **{
+            name: {kind: describe_correlation(matrix) for kind, matrix in getattr(measured, name).items()}
+            for name in correlations
+        },
+    }
+
+
+def _summarize_objects(measured: HeadMeasurements, pearson: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, Any]:
+    """The numbers of the objects in a mask bool [G]."""
+    windows = mask[measured.object_index]
+    ious = measured.ious[windows]
+    summary: dict[str, Any] = {
+        "objects": int(mask.sum()),
+        "pearson_fc_minus_conv": mean_and_error(pearson["fc"][mask] - pearson["conv"][mask]),
+    }
+    for kind in KINDS:
+        scores = bin_statistics(ious, measured.scores[kind][windows], bins=IOU_BINS)
+        boxes = bin_statistics(ious, measured.box_ious[kind][windows], bins=IOU_BINS)
+        own = pearson[kind][mask]
+        varying = own[np.isfinite(own)]
+        summary["windows_per_bin"] = scores.count.tolist()
+        summary[kind] = {
+            "pearson": finite_mean(own),
+            "pearson_std": float(varying.std()) if len(varying) else None,
+            "constant_scores": len(own) - len(varying),
+            "score_mean": _without_nan(scores.mean),
+            "score_std": _without_nan(scores.std),
+            "box_iou_mean": _without_nan(boxes.mean),
+            "box_iou_std": _without_nan(boxes.std),
+        }
+    return summary
+
+
+def _without_nan(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
+
+
+def _write(folder: Path, results: dict[str, Any], measured: HeadMeasurements) -> None:
+    """Make all files beside the folder, then move them in; a failure leaves what was there."""
+    partial = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}-{os.getpid()}")
+    with writing(folder):
+        try:
+            partial.mkdir(parents=True)
+            draw_figures(partial, results, measured.feature_correlation, measured.weight_correlation)
+            replace_file(partial / NUMBERS_FILE, json.dumps(results, indent=1).encode())
+            folder.mkdir(exist_ok=True)
+            for path in partial.iterdir():
+                os.replace(path, folder / path.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def format_heads(results: dict[str, Any]) -> str:
+    """A table of the correlations by size, one of the bins of IoU, and one of the correlations between cells."""
+    left_out = results["windows_left_out"]
+    lines = [
+        f"{results['objects']} objects in {results['images']} images, {results['windows']} windows, "
+        f"{results['windows_per_second']} windows/s",
+        f"left out: {left_out['outside']} windows outside the image, {left_out['nearer_another']} on another object",
+        _row("score ~ IoU, Pearson", "objects", "fc", "conv", "fc - conv", "std. error", "constant fc", "conv"),
+    ]
+    for name, row in results["by_size"].items():
+        difference = (_number(row["pearson_fc_minus_conv"][key]) for key in ("mean", "standard_error"))
+        constant = (row[kind]["constant_scores"] for kind in KINDS)
+        lines.append(_row(name, row["objects"], *_both(row, "pearson"), *difference, *constant))
+    lines.append(_row("IoU of the window", "windows", "score fc", "conv", "box IoU fc", "conv"))
+    everything, edges = results["by_size"]["all"], results["iou_bins"]
+    for index, count in enumerate(everything["windows_per_bin"]):
+        means = [_number(everything[kind][key][index]) for key in ("score_mean", "box_iou_mean") for kind in KINDS]
+        lines.append(_row(f"{edges[index]:.2f} to {edges[index + 1]:.2f}", count, *means))
+    lines.append(_row("between cells, Pearson", "", "fc", "conv"))
+    for name in ("feature", "weight"):
+        for key in ("all_pairs", "neighbours"):
+            label = f"{name}s, {key.replace('_', ' ')}"
+            lines.append(_row(label, "", *_both(results[f"{name}_correlation"], key)))
+    return "\n".join(lines)
+
+
+def _row(label: str, count: object, *cells: object) -> str:
+    return f"{label:<24}{count:>8}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _both(row: dict[str, Any], key: str) -> tuple[str, ...]:
+    return tuple(_number(row[kind][key]) for kind in KINDS)
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"

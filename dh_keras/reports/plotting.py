@@ -1,0 +1,64 @@
+"""What the figures share: colours, panels for one legend, and files that appear whole or not at all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dh_keras.files import replace_atomically
+from dh_keras.inference.drawing import class_colors
+
+DPI = 110
+GREY = "0.72"
+
+
+def line_colors(count: int) -> list[tuple[float, float, float]]:
+    """Colours 0..1 of the classes, those of the pictures, darkened where they would be pale on white."""
+    colors = []
+    for red, green, blue in class_colors(count):
+        brightness = 0.299 * red + 0.587 * green + 0.114 * blue
+        factor = min(1.0, 150 / brightness) / 255
+        colors.append((red * factor, green * factor, blue * factor))
+    return colors
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """Make a figure of some inches, with a title; drawn without a window system."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def style_panel(axes: Axes, *, title: str, x: str, y: str) -> None:
+    """Name a panel and its axes, and draw a light grid."""
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(True, color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def whole_numbers(axes: Axes, values: Sequence[float]) -> None:
+    """Put ticks of the x axis on whole numbers, and one value alone in its middle."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(set(values)) == 1:
+        axes.set_xlim(values[0] - 1, values[0] + 1)
+
+
+def say_nothing_to_show(axes: Axes, reason: str) -> None:
+    """Write a sentence in the place of an empty panel."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, reason, ha="center", va="center", fontsize=10, color="0.35", transform=axes.transAxes)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, in the place of the one that may be there."""
+    replace_atomically(path, lambda partial: figure.savefig(partial, format="png"))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step: whoever reads it sees the old content or the new."""
+    replace_atomically(path, lambda partial: partial.write_bytes(content))

@@ -1,0 +1,100 @@
+"""The run folder: what training and conversion write and everything else reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dh_keras.config.load import load_config, save_config
+from dh_keras.config.schema import Config
+from dh_keras.errors import DataError
+from dh_keras.run.classes import Category, read_classes, write_classes
+
+CONFIG_FILE = "config.yaml"
+CLASSES_FILE = "classes.json"
+BEST_WEIGHTS = "best.weights.h5"
+LAST_WEIGHTS = "last.weights.h5"
+STATE_FILE = "state.npz"
+METRICS_FILE = "metrics.csv"
+PICTURES_DIR = "pictures"
+TENSORBOARD_DIR = "tensorboard"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """An opened run.
+
+    Args:
+        path: the folder.
+        config: its complete config, with overrides applied.
+        categories: class index k is categories[k].
+    """
+
+    path: Path
+    config: Config
+    categories: tuple[Category, ...]
+
+    @property
+    def weights(self) -> Path:
+        """The best weights, or the last ones where nothing was evaluated.
+
+        Raises:
+            DataError: when the run has neither.
+        """
+        for name in (BEST_WEIGHTS, LAST_WEIGHTS):
+            if (self.path / name).is_file():
+                return self.path / name
+        raise DataError(
+            f"{self.path}: has no {BEST_WEIGHTS} or {LAST_WEIGHTS}; did its training write a checkpoint yet?"
+        )
+
+
+def is_run_folder(path: str | Path) -> bool:
+    """Whether a folder holds a run's config and classes."""
+    return (Path(path) / CONFIG_FILE).is_file() and (Path(path) / CLASSES_FILE).is_file()
+
+
+def require_new(path: str | Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        DataError: when it exists and is not empty.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path}: exists already and is not overwritten; choose another --output, or --resume to go on")
+
+
+def create_run(path: str | Path, config: Config, categories: Sequence[Category]) -> RunFolder:
+    """Make a new run folder with its config and classes.
+
+    Raises:
+        DataError: when the folder exists and is not empty; nothing in it is touched.
+    """
+    path = Path(path)
+    require_new(path)
+    path.mkdir(parents=True, exist_ok=True)
+    save_config(config, path / CONFIG_FILE)
+    write_classes(path / CLASSES_FILE, categories)
+    return RunFolder(path, config, tuple(categories))
+
+
+def open_run(path: str | Path, overrides: Sequence[str] = ()) -> RunFolder:
+    """Open an existing run folder.
+
+    Raises:
+        DataError: when it is not one, or its classes cannot be read.
+        ConfigError: when its config or an override is wrong.
+    """
+    path = Path(path)
+    if not is_run_folder(path):
+        raise DataError(f"{path}: not a run folder, which holds {CONFIG_FILE} and {CLASSES_FILE}")
+    return RunFolder(path, load_config(path / CONFIG_FILE, overrides), read_classes(path / CLASSES_FILE))
+
+
+def next_free_run(parent: str | Path, name: str) -> Path:
+    """First of parent/name, parent/name-2, parent/name-3, ... that does not exist."""
+    candidate, number = Path(parent) / name, 1
+    while candidate.exists():
+        number += 1
+        candidate = Path(parent) / f"{name}-{number}"
+    return candidate

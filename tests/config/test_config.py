@@ -1,0 +1,172 @@
+"""The config tree: what is refused and how it says so, and that every file and every key is real."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dh_keras.config.load import load_config, save_config
+from dh_keras.config.schema import Config
+from dh_keras.errors import ConfigError
+from dh_keras.modeling.variants import VARIANTS
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def leaves(node, prefix=""):
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and key != "hub_arguments":  # whose keys are those of a class of KerasHub
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path
+
+
+ALL_KEYS = sorted(leaves(dataclasses.asdict(Config())))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_file_spells_out_every_key_and_comments_on_it(file):
+    text = file.read_text()
+    assert sorted(leaves(yaml.safe_load(text))) == ALL_KEYS
+    assert text.count("#") >= 30
+    load_config(file)
+
+
+def test_the_named_files_are_there():
+    assert {
+        "shapes_tiny",
+        "double_head_r50_fpn_1x_coco",
+        "double_head_ext_r50_fpn_1x_coco",
+        "double_head_ext_r101_fpn_1x_coco",
+        "single_fc_r50_fpn_1x_coco",
+        "mmdetection_double_head_r50_fpn_1x_coco",
+    } <= {file.stem for file in FILES}
+
+
+def test_the_published_files_hold_the_published_settings():
+    ext = load_config(ROOT / "configs/double_head_ext_r101_fpn_1x_coco.yaml").model
+    assert (ext.variant, ext.geometry, ext.backbone.depth) == ("double_head_ext", "legacy", 101)
+    assert (ext.conv_head.blocks, ext.conv_head.non_local.channels, ext.roi.conv_scale) == (2, 512, 1.3)
+    mmdetection = load_config(ROOT / "configs/mmdetection_double_head_r50_fpn_1x_coco.yaml").model
+    assert (mmdetection.conv_head.blocks, mmdetection.conv_head.non_local.channels) == (4, 0)
+    assert (mmdetection.roi.sampling_ratio, mmdetection.backbone.stride_in_1x1) == (0, False)
+    assert vars(mmdetection.loss_weights) == {"fc_class": 2.0, "fc_box": 0.0, "conv_class": 0.0, "conv_box": 2.0}
+
+
+@pytest.mark.parametrize("key", ALL_KEYS)
+def test_every_key_is_read_by_the_package(key):
+    name = key.rpartition(".")[2]
+    sources = [p.read_text() for p in (ROOT / "dh_keras").rglob("*.py") if p.name not in ("config.py", "shapes.py")]
+    patterns = (rf"\.{name}\b", rf"getattr\(paths?, f\"\{{split\}}_{name.partition('_')[2]}\"")
+    reads = [source for source in sources if any(re.search(pattern, source) for pattern in patterns)]
+    whole = key.startswith("model.loss_weights.") and any("vars(config.loss_weights)" in source for source in sources)
+    assert reads or whole, f"nothing reads {key}"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.rpn.nms_treshold=0.7", r"key model\.rpn\.nms_treshold: no such key; expected one of .*nms_iou"),
+        ("trian.lr=1", r"key trian: no such key; expected one of data, model, train"),
+        ("train.lr=fast", r"key train\.lr: .*'fast'"),
+        ("data.batch_size=2.5", r"key data\.batch_size: .*2\.5"),
+        ("model.variant=triple_head", r"key model\.variant: expected one of single_fc, .*got 'triple_head'"),
+        ("model.geometry=pixel", r"key model\.geometry: expected one of continuous, legacy, got 'pixel'"),
+        ("model.backbone.depth=34", r"key model\.backbone\.depth: expected one of 18, 50, 101, got 34"),
+        ("model.backbone.norm=none", r"key model\.backbone\.norm: expected one of frozen"),
+        ("model.backbone.frozen_stages=5", r"key model\.backbone\.frozen_stages: expected 0 to 4, got 5"),
+        ("model.rpn.anchor_sizes=[32,64]", r"key model\.rpn\.anchor_sizes: expected five sizes"),
+        ("model.rpn.anchor_ratios=[]", r"key model\.rpn\.anchor_ratios: expected at least one ratio"),
+        (
+            "model.rpn.negative_iou=0.8",
+            r"key model\.rpn\.negative_iou: expected at most positive_iou \(0\.7\), got 0\.8",
+        ),
+        ("model.pixel_std=[1,1]", r"key model\.pixel_std: expected three numbers"),
+        ("model.conv_head.channels=30", r"key model\.conv_head\.channels: expected a multiple of 4, got 30"),
+        ("model.conv_head.non_local.channels=30", r"non_local\.channels: expected a multiple of groups \(4\), got 30"),
+        ("model.loss_weights.fc_box=1", r"loss_weights\.fc_box: expected 0, as variant double_head has no fc_box_loss"),
+        ("data.max_size=100", r"key data\.max_size: expected at least min_size \(192\), got 100"),
+        ("data.train_images=x", r"key data\.train_images: expected data\.train_annotations and it, or neither"),
+        ("data.augmentation=mosaic", r"key data\.augmentation: expected one of none, flip, .*got 'mosaic'"),
+        ("data.scale_jitter=[2.0,0.1]", r"key data\.scale_jitter: expected null or two rising factors above 0"),
+        ("data.scale_jitter=[0.5]", r"key data\.scale_jitter: expected null or two rising factors above 0"),
+        ("data.repeat_threshold=2", r"key data\.repeat_threshold: expected a number from 0 to 1, got 2\.0"),
+        ("data.val_annotations=x data.val_images=y", r"train_annotations: expected a COCO file \(or data\.train_tfrec"),
+        ("train.steps=10", r"key train\.epochs: expected it or train\.steps, one of the two"),
+        ("train.drops=[3,2]", r"key train\.drops: expected rising numbers"),
+        ("train.momentum=1.5", r"key train\.momentum: expected a number from 0 to 1, got 1\.5"),
+        ("data.batch_size=0", r"key data\.batch_size: expected a number above 0, got 0"),
+        ("model.roi.sampling_ratio=-1", r"key model\.roi\.sampling_ratio: expected a number of at least 0"),
+        ("train.lr", r"override 'train\.lr': expected key=value"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_its_path_and_what_was_expected(override, expected):
+    with pytest.raises(ConfigError, match=expected) as error:
+        load_config(overrides=override.split())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sizes", ["[]", "[0]", "[160,300]"])
+def test_sizes_of_multi_scale_training_are_checked_where_they_are_used(sizes):
+    overrides = [f"data.multi_scale_sizes={sizes}", "data.max_size=256"]
+    assert load_config(overrides=overrides).data.augmentation == "flip"
+    with pytest.raises(
+        ConfigError, match=r"key data\.multi_scale_sizes: expected at least one size, each from 1 to max"
+    ):
+        load_config(overrides=[*overrides, "data.augmentation=multi_scale"])
+
+
+def test_tfrecords_take_the_place_of_training_annotations_and_may_have_a_validation_split():
+    overrides = ["data.train_tfrecords=a-*", "data.val_annotations=v.json", "data.val_images=v"]
+    assert load_config(overrides=overrides).data.train_tfrecords == "a-*"
+    with pytest.raises(
+        ConfigError, match=r"train_tfrecords: expected it or data\.train_annotations, not both, got 'a-"
+    ):
+        load_config(overrides=[*overrides, "data.train_annotations=t.json", "data.train_images=t"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: {varaint: double_head}", r"bad\.yaml: key model\.varaint: no such key; expected one of .*variant"),
+        ("model: [1, 2]", r"bad\.yaml: key"),
+        ("just words", r"bad\.yaml: "),
+        ("model: {a: [", r"bad\.yaml: not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, text, expected):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=expected):
+        load_config(file)
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: no such file"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loss_weights_default_to_those_of_the_variant_and_can_be_changed(variant):
+    published = VARIANTS[variant].loss_weights
+    weights = vars(load_config(overrides=[f"model.variant={variant}"]).model.loss_weights)
+    assert weights == {name: published.get(name, 0.0) for name in weights}
+    name = next(iter(published))
+    changed = load_config(overrides=[f"model.variant={variant}", f"model.loss_weights.{name}=0.125"])
+    assert getattr(changed.model.loss_weights, name) == 0.125
+
+
+def test_the_weights_of_the_ext_variant_are_the_papers():
+    weights = load_config(overrides=["model.variant=double_head_ext"]).model.loss_weights
+    assert weights.conv_class == pytest.approx(2.5 * (1 - 0.8))
+    assert weights.conv_box == pytest.approx(2.5 * 0.8)
+    assert weights.fc_class == pytest.approx(2.0 * 0.7)
+    assert weights.fc_box == pytest.approx(2.0 * (1 - 0.7))
+
+
+def test_a_saved_config_is_complete_and_loads_as_the_same_tree(tmp_path):
+    config = load_config(overrides=["model.variant=double_head_ext", "train.lr=0.123", "data.min_size=100"])
+    save_config(config, tmp_path / "config.yaml")
+    assert sorted(leaves(yaml.safe_load((tmp_path / "config.yaml").read_text()))) == ALL_KEYS
+    assert load_config(tmp_path / "config.yaml") == config

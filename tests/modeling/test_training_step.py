@@ -1,0 +1,131 @@
+"""What may be left out of a training step or done in another precision, and what must not change by it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dh_keras.config.load import load_config
+from dh_keras.modeling.builder import assemble_detector
+from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.modeling.variables import variables_by_path
+from dh_keras.training.optimizer import RecipeSGD
+
+
+def losses_and_gradients(detector, batch):
+    with tf.GradientTape() as tape:
+        losses = detector.compute_losses(batch, training=True)
+        total = detector.weighted_total(losses)
+    gradients = tape.gradient(total, detector.trainable_variables)
+    return losses, dict(zip((v.path for v in detector.trainable_variables), gradients, strict=True))
+
+
+def assert_same(ours, theirs, tolerance):
+    for name in LOSS_NAMES:
+        assert float(ours[0][name]) == pytest.approx(float(theirs[0][name]), rel=tolerance, abs=1e-7), name
+    assert set(ours[1]) == set(theirs[1])
+    for path, gradient in theirs[1].items():
+        if gradient is None:
+            assert ours[1][path] is None
+            continue
+        expected = tf.convert_to_tensor(gradient).numpy()
+        np.testing.assert_allclose(
+            tf.convert_to_tensor(ours[1][path]), expected, atol=tolerance * np.abs(expected).max() + 1e-8, err_msg=path
+        )
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+@pytest.mark.parametrize("variant", ["double_head", "double_head_reverse"])
+def test_a_head_that_only_places_boxes_sees_foreground_alone_and_nothing_changes(
+    make_tiny_detector, batch, variant, norm, monkeypatch
+):
+    detector = make_tiny_detector(f"model.variant={variant}", f"model.conv_head.norm={norm}")
+    kind = detector.variant.boxes_from
+    assert detector.foreground_only == {kind}
+    seen = {}
+    run_heads = detector.run_heads
+    monkeypatch.setattr(
+        detector,
+        "run_heads",
+        lambda pyramid, rois, *rest, **options: (
+            seen.update({options["kinds"]: len(rois)}) or run_heads(pyramid, rois, *rest, **options)
+        ),
+    )
+    pruned = losses_and_gradients(detector, batch)
+    assert 0 < seen[(kind,)] < seen[("fc" if kind == "conv" else "conv",)]
+    monkeypatch.setattr(type(detector), "foreground_only", set())
+    everything = losses_and_gradients(detector, batch)
+    assert seen[("fc",)] == seen[("conv",)]
+    assert float(everything[0][f"{kind}_box_loss"]) > 0
+    assert_same(pruned, everything, tolerance=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kinds"),
+    [
+        (("model.conv_head.norm=batch",), set()),
+        (("model.conv_head.norm=sync",), set()),
+        (("model.variant=double_head_ext", "model.conv_head.norm=group"), set()),
+        (("model.variant=single_conv", "model.conv_head.norm=group"), set()),
+        (("model.variant=double_conv", "model.conv_head.norm=group"), set()),
+        (("model.variant=double_head_reverse", "model.conv_head.norm=batch"), {"fc"}),
+    ],
+)
+def test_heads_with_classes_or_with_statistics_over_rois_see_all(make_tiny_detector, overrides, kinds):
+    assert make_tiny_detector(*overrides).foreground_only == kinds
+
+
+def test_without_any_foreground_the_box_loss_is_zero_and_the_gradients_finite(make_tiny_detector, batch):
+    detector = make_tiny_detector("model.conv_head.norm=group")
+    empty = {**batch, "gt_valid": tf.zeros_like(batch["gt_valid"]), "gt_boxes": tf.zeros_like(batch["gt_boxes"])}
+    losses, gradients = losses_and_gradients(detector, empty)
+    assert float(losses["conv_box_loss"]) == 0.0
+    assert all(np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients.values() if g is not None)
+
+
+@pytest.mark.parametrize("variant", ["double_head", "double_head_ext"])
+def test_recomputed_heads_have_the_same_gradients(batch, tiny_overrides, variant):
+    overrides = [*tiny_overrides, f"model.variant={variant}", "model.conv_head.norm=group"]
+    config = load_config(overrides=[*overrides, "model.conv_head.non_local.channels=8"]).model
+    found = []
+    for recompute in (False, True):
+        detector = assemble_detector(config, num_classes=3, recompute_heads=recompute)
+        detector.compile(RecipeSGD(0.01), jit_compile=False)
+        found.append(tf.function(lambda detector=detector: losses_and_gradients(detector, batch), autograph=False)())
+    assert_same(found[1], found[0], tolerance=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("mixed_bfloat16", "bfloat16"), ("mixed_float16", "float16")])
+def test_mixed_precision_keeps_weights_and_losses_in_float32_and_the_losses_close(
+    batch, tiny_overrides, precision, dtype
+):
+    config = load_config(overrides=[*tiny_overrides, "model.variant=double_head_ext", "model.conv_head.norm=group"])
+    exact = assemble_detector(config.model, num_classes=3)
+    mixed = assemble_detector(config.model, num_classes=3, precision=precision)
+    for detector in (exact, mixed):
+        detector.compile(RecipeSGD(0.01), jit_compile=False)
+    for path, variable in variables_by_path(mixed).items():
+        assert variable.dtype == "float32", path
+        np.testing.assert_array_equal(variable, variables_by_path(exact)[path])
+    pyramid = mixed.extract_features(batch, training=True)
+    assert {features.dtype.name for features in pyramid.values()} == {dtype}
+    ours, theirs = (detector.compute_losses(batch, training=False) for detector in (mixed, exact))
+    for name in LOSS_NAMES:
+        assert ours[name].dtype == tf.float32
+        assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=0.05, abs=1e-3), name
+
+
+def test_float16_scales_its_loss_and_skips_a_step_whose_gradients_overflow(batch, tiny_overrides):
+    config = load_config(overrides=list(tiny_overrides)).model
+    detector = assemble_detector(config, num_classes=3, precision="mixed_float16")
+    detector.compile(RecipeSGD(0.01), jit_compile=False)
+    detector.optimizer.build(detector.trainable_variables)
+    detector.optimizer.dynamic_scale.assign(1e30)
+    step = tf.function(detector.train_step, autograph=False)
+    before = [variable.numpy() for variable in detector.trainable_variables]
+    step(batch)
+    assert float(detector.optimizer.dynamic_scale) == pytest.approx(5e29)
+    assert all(np.array_equal(v, b) for v, b in zip(detector.trainable_variables, before, strict=True))
+    detector.optimizer.dynamic_scale.assign(64.0)
+    logs = step(batch)
+    assert np.isfinite(float(logs["total_loss"]))
+    assert not all(np.array_equal(v, b) for v, b in zip(detector.trainable_variables, before, strict=True))
