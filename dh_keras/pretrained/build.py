@@ -14,6 +14,7 @@ def build_detector(
     *,
     num_classes: int,
     seed: int = 0,
+    pretrained: bool = True,
     precision: str = "float32",
     recompute_heads: bool = False,
 ) -> DoubleHeadRCNN:
@@ -23,6 +24,7 @@ def build_detector(
         config: the `model` part of a validated config.
         num_classes: K, without background.
         seed: of the initial weights and of the sampling in training.
+        pretrained: False leaves `backbone.weights` alone, for a detector whose weights are about to be replaced.
         precision: Keras dtype policy of the layers.
         recompute_heads: see `DoubleHeadRCNN`.
 
@@ -42,8 +44,8 @@ def build_detector(
     detector = assemble_detector(
         config, num_classes=num_classes, seed=seed, precision=precision, recompute_heads=recompute_heads
     )
-    if is_hub(config.backbone):
+    if pretrained and is_hub(config.backbone):
         load_hub_weights(detector.backbone, config.backbone)
-    else:
+    elif pretrained:
         load_backbone(detector.backbone, config)
     return detector

@@ -11,7 +11,6 @@ from dh_keras.config.schema import Config
 from dh_keras.errors import TrainingError, WriteError
 from dh_keras.files import require_writable, writing
 from dh_keras.inference.detector import Detector
-from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.hub_backbone import resolve_backbone
 from dh_keras.pretrained.build import build_detector
@@ -165,11 +164,11 @@ def _build(
         f"{settings.lr:g} for a batch of {settings.base_batch_size} -> {schedule.lr:g} for a batch of {batch_size}, "
         f"warm-up {settings.warmup_steps} steps, drops after steps {schedule.drops}"
     )
-    build = build_detector if pretrained else assemble_detector
-    model = build(
+    model = build_detector(
         config.model,
         num_classes=data.train.num_classes,
         seed=settings.seed,
+        pretrained=pretrained,
         precision=settings.precision,
         recompute_heads=settings.recompute,
     )
