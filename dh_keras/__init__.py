@@ -10,7 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_config": "dh_keras.config.schema",
+    "load_config": "dh_keras.config.load",
     "build_detector": "dh_keras.pretrained.build",
     "DoubleHeadRCNN": "dh_keras.modeling.double_head_rcnn",
     "Detector": "dh_keras.inference.detector",
