@@ -1,15 +1,15 @@
 """Reference pages from the code itself: config keys, commands, what the inspection of data can find."""
 
 import argparse
-import dataclasses
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dh_keras.config.options import options
 from dh_keras.config.schema import Config
 from dh_keras.reports.data_doctor.findings import KINDS
 
@@ -37,29 +37,14 @@ def described_arguments(described: Any) -> dict[str, str]:
     return found
 
 
-def config_sections(node: Any = None, path: str = "") -> Iterator[tuple[str, str, list[tuple[str, str, str]]]]:
-    """Sections of the config tree, outermost first.
-
-    Args:
-        node: a dataclass of the tree; the whole of it when None.
-        path: dotted keys that lead to it.
-
-    Yields:
-        The path, the first line of the docstring, and a (key, default, description) for each value.
-    """
-    node = Config() if node is None else node
-    described = described_arguments(type(node))
-    rows, parts = [], []
-    for part in dataclasses.fields(node):
-        value = getattr(node, part.name)
-        if dataclasses.is_dataclass(value):
-            parts.append((value, f"{path}{part.name}"))
-        else:
-            rows.append((f"{path}{part.name}", as_yaml(value), described[part.name]))
-    if rows:
-        yield path.rstrip("."), inspect.cleandoc(type(node).__doc__).splitlines()[0], rows
-    for value, name in parts:
-        yield from config_sections(value, f"{name}.")
+def config_sections() -> dict[str, list[tuple[str, str, str, str]]]:
+    """A (key, default, what is expected, description) for each value of the config, by the section that it is in."""
+    config, sections = Config(), {}
+    for key, value, limits in options(config):
+        section, _, name = key.rpartition(".")
+        text = described_arguments(attrgetter(section)(config))[name]
+        sections.setdefault(section, []).append((key, as_yaml(value), limits.expected, text))
+    return sections
 
 
 def as_yaml(value: Any) -> str:
@@ -75,10 +60,13 @@ def as_yaml(value: Any) -> str:
 
 def config_reference() -> str:
     """Markdown: a heading and a table for each section of the config."""
-    parts = []
-    for path, summary, rows in config_sections():
-        parts += [f"## {path}", "", summary, "", "| key | default | meaning |", "|---|---|---|"]
-        parts += [f"| `{key}` | `{default}` | {as_cell(text)} |" for key, default, text in rows]
+    config, parts = Config(), []
+    for section, rows in config_sections().items():
+        summary = inspect.cleandoc(attrgetter(section)(config).__doc__).splitlines()[0]
+        parts += [f"## {section}", "", summary, "", "| key | default | expected | meaning |", "|---|---|---|---|"]
+        parts += [
+            f"| `{key}` | `{default}` | {as_cell(limits)} | {as_cell(text)} |" for key, default, limits, text in rows
+        ]
         parts.append("")
     return "\n".join(parts)
 

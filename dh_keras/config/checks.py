@@ -1,24 +1,10 @@
-"""Values of a config that cannot work, alone or together."""
+"""Values of a config that cannot work: outside their limits, or together."""
 
 from typing import Any
 
-from dh_keras.config.schema import (
-    AUGMENTATIONS,
-    BACKBONE_DEPTHS,
-    BACKBONE_NORMS,
-    CHANNEL_ORDERS,
-    CONV_HEAD_NORMS,
-    GEOMETRIES,
-    HUB_PREFIX,
-    NON_LOCAL_MODES,
-    RESNET,
-    TRAIN_PRECISIONS,
-    BackboneConfig,
-    Config,
-    DataConfig,
-)
+from dh_keras.config.options import is_finite, options
+from dh_keras.config.schema import HUB_PREFIX, RESNET, BackboneConfig, Config, DataConfig, ModelConfig, TrainConfig
 from dh_keras.errors import ConfigError
-from dh_keras.modeling.constants import PYRAMID_LEVELS
 from dh_keras.modeling.variants import VARIANTS
 
 
@@ -28,120 +14,19 @@ def validate_config(config: Config) -> None:
     Raises:
         ConfigError: naming the key's path, what was expected, and what was given.
     """
-    _validate_choices(config)
-    _validate_ranges(config)
+    for key, value, limits in options(config):
+        _require(is_finite(value), key, "finite numbers" if isinstance(value, list) else "a finite number", value)
+        _require(limits.allow(value), key, limits.expected, value)
     _validate_backbone(config.model.backbone)
-    _validate_combinations(config)
+    _validate_model(config.model)
+    _validate_length(config.train)
     _validate_data(config.data)
+    _validate_data_files(config.data)
 
 
 def _require(condition: bool, key: str, expected: str, value: Any) -> None:
     if not condition:
         raise ConfigError(f"key {key}: expected {expected}, got {value!r}")
-
-
-def _validate_choices(config: Config) -> None:
-    choices = {
-        "model.variant": tuple(VARIANTS),
-        "model.geometry": GEOMETRIES,
-        "model.channel_order": CHANNEL_ORDERS,
-        "model.backbone.depth": BACKBONE_DEPTHS,
-        "model.backbone.norm": BACKBONE_NORMS,
-        "model.conv_head.norm": CONV_HEAD_NORMS,
-        "model.conv_head.non_local.mode": NON_LOCAL_MODES,
-        "train.precision": TRAIN_PRECISIONS,
-    }
-    for key, allowed in choices.items():
-        value = _select(config, key)
-        _require(value in allowed, key, f"one of {', '.join(map(str, allowed))}", value)
-
-
-def _select(node: Any, key: str) -> Any:
-    for part in key.split("."):
-        node = getattr(node, part)
-    return node
-
-
-_POSITIVE = [
-    "model.backbone.width",
-    "model.fpn.channels",
-    "model.fc_head.channels",
-    "model.conv_head.channels",
-    "model.max_detections",
-    "model.rpn.batch_size",
-    "model.rpn.pre_nms_train",
-    "model.rpn.pre_nms_test",
-    "model.rpn.post_nms_train",
-    "model.rpn.post_nms_test",
-    "model.roi.batch_size",
-    "model.roi.fc_scale",
-    "model.roi.conv_scale",
-    "model.conv_head.non_local.groups",
-    "data.min_size",
-    "data.max_size",
-    "data.batch_size",
-    "data.shapes.train_images",
-    "data.shapes.val_images",
-    "train.lr",
-    "train.base_batch_size",
-    "train.evaluate_every",
-]
-_NOT_NEGATIVE = [
-    "model.conv_head.blocks",
-    "model.conv_head.non_local.channels",
-    "model.roi.sampling_ratio",
-    "model.rpn.box_loss_beta",
-    "model.loss_weights.fc_class",
-    "model.loss_weights.fc_box",
-    "model.loss_weights.conv_class",
-    "model.loss_weights.conv_box",
-    "data.shapes.seed",
-    "train.warmup_steps",
-    "train.l2",
-    "train.clip_norm",
-    "train.checkpoint_every",
-    "train.sanity_images",
-    "train.pictures",
-    "train.seed",
-]
-_FRACTIONS = [
-    "model.rpn.positive_iou",
-    "model.rpn.negative_iou",
-    "model.rpn.low_quality_iou",
-    "model.rpn.positive_fraction",
-    "model.rpn.nms_iou",
-    "model.roi.foreground_fraction",
-    "model.roi.foreground_iou",
-    "model.score_threshold",
-    "model.nms_iou",
-    "data.flip_probability",
-    "data.repeat_threshold",
-    "train.drop_factor",
-    "train.warmup_factor",
-    "train.momentum",
-]
-
-
-def _validate_ranges(config: Config) -> None:
-    for key in _POSITIVE:
-        _require(_select(config, key) > 0, key, "a number above 0", _select(config, key))
-    for key in _NOT_NEGATIVE:
-        _require(_select(config, key) >= 0, key, "a number of at least 0", _select(config, key))
-    for key in _FRACTIONS:
-        _require(0 <= _select(config, key) <= 1, key, "a number from 0 to 1", _select(config, key))
-    model = config.model
-    _require(
-        0 <= model.backbone.frozen_stages <= 4, "model.backbone.frozen_stages", "0 to 4", model.backbone.frozen_stages
-    )
-    for key in ("pixel_mean", "pixel_std"):
-        _require(len(getattr(model, key)) == 3, f"model.{key}", "three numbers", getattr(model, key))
-    _require(all(s > 0 for s in model.pixel_std), "model.pixel_std", "numbers above 0", model.pixel_std)
-    sizes, ratios = model.rpn.anchor_sizes, model.rpn.anchor_ratios
-    _require(len(sizes) == len(PYRAMID_LEVELS), "model.rpn.anchor_sizes", "five sizes, for P2..P6", sizes)
-    _require(all(s > 0 for s in sizes), "model.rpn.anchor_sizes", "sizes above 0", sizes)
-    _require(
-        len(ratios) > 0 and all(r > 0 for r in ratios), "model.rpn.anchor_ratios", "at least one ratio above 0", ratios
-    )
 
 
 def _validate_backbone(backbone: BackboneConfig) -> None:
@@ -160,8 +45,7 @@ def _validate_backbone(backbone: BackboneConfig) -> None:
     )
 
 
-def _validate_combinations(config: Config) -> None:
-    model, train = config.model, config.train
+def _validate_model(model: ModelConfig) -> None:
     rpn, non_local = model.rpn, model.conv_head.non_local
     _require(
         rpn.negative_iou <= rpn.positive_iou,
@@ -184,6 +68,9 @@ def _validate_combinations(config: Config) -> None:
             f"0, as variant {model.variant} has no {name}_loss",
             weight,
         )
+
+
+def _validate_length(train: TrainConfig) -> None:
     _require(
         (train.epochs is None) != (train.steps is None),
         "train.epochs",
@@ -191,7 +78,6 @@ def _validate_combinations(config: Config) -> None:
         train.epochs,
     )
     length, unit = (train.epochs, "epochs") if train.steps is None else (train.steps, "steps")
-    _require(length > 0, f"train.{unit}", "a number above 0", length)
     _require(
         train.drops == sorted(set(train.drops)) and all(0 < drop <= length for drop in train.drops),
         "train.drops",
@@ -201,12 +87,6 @@ def _validate_combinations(config: Config) -> None:
 
 
 def _validate_data(data: DataConfig) -> None:
-    _require(
-        data.augmentation in AUGMENTATIONS,
-        "data.augmentation",
-        f"one of {', '.join(AUGMENTATIONS)}",
-        data.augmentation,
-    )
     _require(data.min_size <= data.max_size, "data.max_size", f"at least min_size ({data.min_size})", data.max_size)
     sizes, jitter = data.multi_scale_sizes, data.scale_jitter
     _require(
@@ -221,7 +101,6 @@ def _validate_data(data: DataConfig) -> None:
         "null or two rising factors above 0, such as [0.1, 2.0]",
         jitter,
     )
-    _validate_data_files(data)
 
 
 def _validate_data_files(data: DataConfig) -> None:

@@ -1,6 +1,7 @@
 """Reading a config: a YAML file, `key=value` overrides, the schema's defaults, merged and type-checked by OmegaConf."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,21 @@ from dh_keras.config.schema import Config, ModelConfig
 from dh_keras.errors import ConfigError
 from dh_keras.modeling.variants import VARIANTS
 
-DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "shapes_tiny.yaml"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Inside the package where it is installed, beside it in the repository.
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+DEFAULT_CONFIG = CONFIGS / "shapes_tiny.yaml"
 
 
-def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `key=value` overrides, fill in defaults, resolve and validate.
 
+    A file that says how long to train, in `train.epochs` or `train.steps`, takes no default for the other one and for
+    `train.drops`.
+
     Args:
-        path: a YAML file; None reads `configs/shapes_tiny.yaml`.
+        path: a YAML file, or the name of a ready one with or without `configs/` and `.yaml`, such as "shapes_tiny";
+            a file that exists goes first. None reads `configs/shapes_tiny.yaml`.
         overrides: strings such as "train.lr=0.02" or "model.rpn.anchor_ratios=[0.5,1,2]".
 
     Returns:
@@ -32,20 +40,30 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
         >>> load_config(overrides=["model.variant=double_head_ext"]).model.loss_weights.conv_box
         2.0
     """
-    path = Path(path) if path is not None else DEFAULT_CONFIG
-    config = _merge(OmegaConf.structured(Config), _read_yaml(path), f"config {path}")
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"override {override!r}: expected key=value, such as train.lr=0.01")
-        try:
-            change = OmegaConf.from_dotlist([override])
-        except Exception as error:
-            raise ConfigError(f"override {override!r}: {_first_line(error)}") from error
-        config = _merge(config, change, f"override {override!r}")
-    config = OmegaConf.to_object(config)
-    _resolve_loss_weights(config.model)
-    validate_config(config)
-    return config
+    path = DEFAULT_CONFIG if path is None else find_config(path)
+    tree = _read_yaml(path)
+    return _complete(_merge(_defaults_beside(tree), tree, f"config {path}"), overrides)
+
+
+def complete_config(config: Config, overrides: Sequence[str] = ()) -> Config:
+    """A resolved and validated copy of a config with `key=value` overrides; else as `load_config`."""
+    return _complete(OmegaConf.structured(config), overrides)
+
+
+def find_config(path: str | Path) -> Path:
+    """The file that is meant by a path or by the name of a ready config.
+
+    Raises:
+        ConfigError: listing the ready ones.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    ready = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
+    name = path.name.removesuffix(".yaml")
+    if path.parent not in (Path(), Path("configs")) or name not in ready:
+        raise ConfigError(f"config {path}: no such file; the ready ones are {', '.join(ready)}")
+    return ready[name]
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -54,8 +72,6 @@ def save_config(config: Config, path: str | Path) -> None:
 
 
 def _read_yaml(path: Path) -> Any:
-    if not path.is_file():
-        raise ConfigError(f"config {path}: no such file; the ready ones are in configs/")
     try:
         tree = OmegaConf.load(path)
     except Exception as error:
@@ -65,6 +81,30 @@ def _read_yaml(path: Path) -> Any:
             f"config {path}: expected the keys model, data and train at the top, got {type(tree).__name__}"
         )
     return tree
+
+
+def _defaults_beside(tree: Any) -> Any:
+    """The schema's defaults; without the length of training and its drops where a file gives a length."""
+    defaults, train = OmegaConf.structured(Config), OmegaConf.to_container(tree).get("train")
+    if isinstance(train, dict) and train.keys() & {"epochs", "steps"}:
+        defaults.train.steps, defaults.train.drops = None, []
+    return defaults
+
+
+def _complete(tree: Any, overrides: Sequence[str]) -> Config:
+    """Apply overrides, resolve, validate."""
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"override {override!r}: expected key=value, such as train.lr=0.01")
+        try:
+            change = OmegaConf.from_dotlist([override])
+        except Exception as error:
+            raise ConfigError(f"override {override!r}: {_first_line(error)}") from error
+        tree = _merge(tree, change, f"override {override!r}")
+    config = OmegaConf.to_object(tree)
+    _resolve_loss_weights(config.model)
+    validate_config(config)
+    return config
 
 
 def _merge(base: Any, change: Any, source: str) -> Any:

@@ -1,18 +1,29 @@
-"""The tree of settings: dataclasses whose defaults are the authors' 1x recipe for R-50-FPN (paper, section 5)."""
+"""The tree of settings, with what each may be beside it.
+
+The defaults are the plain Double-Head R-CNN with ResNet-50 and the authors' 1x recipe on COCO (paper, section 5); the
+files in configs/ say only what differs.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-BACKBONE_DEPTHS = (18, 50, 101)
-BACKBONE_NORMS = ("frozen", "batch", "sync", "group")
-CONV_HEAD_NORMS = ("frozen", "batch", "sync", "group")
-GEOMETRIES = ("continuous", "legacy")
-NON_LOCAL_MODES = ("dot_product", "softmax")
-CHANNEL_ORDERS = ("rgb", "bgr")
-AUGMENTATIONS = ("none", "flip", "multi_scale", "randaugment", "autoaugment_v0")
-TRAIN_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+from dh_keras.config.options import option
+from dh_keras.modeling.constants import PYRAMID_LEVELS
+from dh_keras.modeling.variants import VARIANTS
+
 RESNET = "resnet"
 HUB_PREFIX = "keras_hub:"
+NORMS = ("frozen", "batch", "sync", "group")
+AUGMENTATIONS = ("none", "flip", "multi_scale", "randaugment", "autoaugment_v0")
+# Where files are, which may differ from machine to machine; their content is compared where it matters.
+PATH_KEYS = (
+    "data.train_annotations",
+    "data.train_images",
+    "data.train_tfrecords",
+    "data.val_annotations",
+    "data.val_images",
+    "data.shapes.directory",
+)
 
 
 @dataclass
@@ -23,7 +34,7 @@ class BackboneConfig:
         name: "resnet"; or "keras_hub:" with a preset or a class of KerasHub, such as
             "keras_hub:efficientnet2_rw_s_ra2_imagenet" or "keras_hub:EfficientNetBackbone" (extra `hub`).
         hub_arguments: of that class's constructor; for a preset, what is to differ from it. Null for a ResNet.
-        depth: 18, 50 or 101 layers; this and the next two are of the ResNet.
+        depth: number of layers; this and the next two are of the ResNet.
         width: channels of the stem; 64 is the standard network, smaller ones train on a CPU.
         stride_in_1x1: stage stride in the first 1x1 convolution (authors, caffe) or in the 3x3 (torchvision).
         frozen_stages: 0 trains everything; n freezes the stem and the first n stages (C2, C3, ...).
@@ -34,11 +45,11 @@ class BackboneConfig:
 
     name: str = RESNET
     hub_arguments: dict[str, Any] | None = None
-    depth: int = 50
-    width: int = 64
+    depth: int = option(50, choices=(18, 50, 101))
+    width: int = option(64, above=0)
     stride_in_1x1: bool = True
-    frozen_stages: int = 1
-    norm: str = "frozen"
+    frozen_stages: int = option(1, least=0, most=4, wording="0 to 4")
+    norm: str = option("frozen", choices=NORMS)
     weights: str | None = None
 
 
@@ -50,7 +61,7 @@ class FPNConfig:
         channels: channels of P2..P6, of the RPN's convolution and of the RoI features.
     """
 
-    channels: int = 256
+    channels: int = option(256, above=0)
 
 
 @dataclass
@@ -76,21 +87,23 @@ class RPNConfig:
         box_loss_beta: where the smooth L1 box loss turns from quadratic to linear; 0 is plain L1.
     """
 
-    anchor_sizes: list[float] = field(default_factory=lambda: [32.0, 64.0, 128.0, 256.0, 512.0])
-    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
-    positive_iou: float = 0.7
-    negative_iou: float = 0.3
-    low_quality_iou: float = 0.0
+    anchor_sizes: list[float] = option(
+        [32.0, 64.0, 128.0, 256.0, 512.0], length=len(PYRAMID_LEVELS), above=0, wording="five sizes above 0, for P2..P6"
+    )
+    anchor_ratios: list[float] = option([0.5, 1.0, 2.0], filled=True, above=0, wording="at least one ratio above 0")
+    positive_iou: float = option(0.7, least=0, most=1)
+    negative_iou: float = option(0.3, least=0, most=1)
+    low_quality_iou: float = option(0.0, least=0, most=1)
     low_quality_own_box: bool = False
     ignore_border: bool = True
-    batch_size: int = 256
-    positive_fraction: float = 0.5
-    pre_nms_train: int = 2000
-    pre_nms_test: int = 1000
-    post_nms_train: int = 2000
-    post_nms_test: int = 1000
-    nms_iou: float = 0.7
-    box_loss_beta: float = 1.0 / 9.0
+    batch_size: int = option(256, above=0)
+    positive_fraction: float = option(0.5, least=0, most=1)
+    pre_nms_train: int = option(2000, above=0)
+    pre_nms_test: int = option(1000, above=0)
+    post_nms_train: int = option(2000, above=0)
+    post_nms_test: int = option(1000, above=0)
+    nms_iou: float = option(0.7, least=0, most=1)
+    box_loss_beta: float = option(1.0 / 9.0, least=0)
 
 
 @dataclass
@@ -106,12 +119,12 @@ class RoIConfig:
         foreground_iou: an RoI with at least this IoU with a box takes its class, the others are background.
     """
 
-    sampling_ratio: int = 2
-    fc_scale: float = 1.0
-    conv_scale: float = 1.3
-    batch_size: int = 512
-    foreground_fraction: float = 0.25
-    foreground_iou: float = 0.5
+    sampling_ratio: int = option(2, least=0)
+    fc_scale: float = option(1.0, above=0)
+    conv_scale: float = option(1.3, above=0)
+    batch_size: int = option(512, above=0)
+    foreground_fraction: float = option(0.25, least=0, most=1)
+    foreground_iou: float = option(0.5, least=0, most=1)
 
 
 @dataclass
@@ -122,7 +135,7 @@ class FCHeadConfig:
         channels: width of its two layers.
     """
 
-    channels: int = 1024
+    channels: int = option(1024, above=0)
 
 
 @dataclass
@@ -135,9 +148,9 @@ class NonLocalConfig:
         mode: "dot_product" (divided by the number of positions) or "softmax".
     """
 
-    channels: int = 0
-    groups: int = 4
-    mode: str = "dot_product"
+    channels: int = option(0, least=0)
+    groups: int = option(4, above=0)
+    mode: str = option("dot_product", choices=("dot_product", "softmax"))
 
 
 @dataclass
@@ -147,13 +160,13 @@ class ConvHeadConfig:
     Args:
         channels: output channels of every block; the bottlenecks' inner width is a quarter of it.
         blocks: number of (non-local, bottleneck) pairs after the residual up-block.
-        norm: normalisation of its convolutions: "batch", "sync", "group" or "frozen".
+        norm: normalisation of its convolutions, as for the backbone.
         non_local: the attention blocks.
     """
 
-    channels: int = 1024
-    blocks: int = 4
-    norm: str = "batch"
+    channels: int = option(1024, above=0)
+    blocks: int = option(4, least=0)
+    norm: str = option("batch", choices=NORMS)
     non_local: NonLocalConfig = field(default_factory=NonLocalConfig)
 
 
@@ -168,10 +181,10 @@ class LossWeightsConfig:
         conv_box: weight of `conv_box_loss`.
     """
 
-    fc_class: float | None = None
-    fc_box: float | None = None
-    conv_class: float | None = None
-    conv_box: float | None = None
+    fc_class: float | None = option(None, least=0)
+    fc_box: float | None = option(None, least=0)
+    conv_class: float | None = option(None, least=0)
+    conv_box: float | None = option(None, least=0)
 
 
 @dataclass
@@ -179,10 +192,9 @@ class ModelConfig:
     """The detector.
 
     Args:
-        variant: one of the paper's seven detectors: "single_fc", "single_conv", "double_fc", "double_conv",
-            "double_head", "double_head_reverse" or "double_head_ext".
+        variant: one of the paper's seven detectors.
         geometry: "continuous", or "legacy" for the authors' inclusive pixel boxes.
-        channel_order: order in which the network sees the channels, "rgb" or "bgr".
+        channel_order: order in which the network sees the channels.
         pixel_mean: subtracted from 0..255 pixels, in channel_order.
         pixel_std: the difference is divided by this, in channel_order.
         backbone, fpn, rpn, roi, fc_head, conv_head, loss_weights: the parts.
@@ -191,11 +203,11 @@ class ModelConfig:
         max_detections: best detections kept per image.
     """
 
-    variant: str = "double_head"
-    geometry: str = "continuous"
-    channel_order: str = "rgb"
-    pixel_mean: list[float] = field(default_factory=lambda: [123.675, 116.28, 103.53])
-    pixel_std: list[float] = field(default_factory=lambda: [58.395, 57.12, 57.375])
+    variant: str = option("double_head", choices=tuple(VARIANTS))
+    geometry: str = option("continuous", choices=("continuous", "legacy"))
+    channel_order: str = option("rgb", choices=("rgb", "bgr"))
+    pixel_mean: list[float] = option([123.675, 116.28, 103.53], length=3, wording="three numbers")
+    pixel_std: list[float] = option([58.395, 57.12, 57.375], length=3, above=0, wording="three numbers above 0")
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
@@ -203,9 +215,9 @@ class ModelConfig:
     fc_head: FCHeadConfig = field(default_factory=FCHeadConfig)
     conv_head: ConvHeadConfig = field(default_factory=ConvHeadConfig)
     loss_weights: LossWeightsConfig = field(default_factory=LossWeightsConfig)
-    score_threshold: float = 0.05
-    nms_iou: float = 0.5
-    max_detections: int = 100
+    score_threshold: float = option(0.05, least=0, most=1)
+    nms_iou: float = option(0.5, least=0, most=1)
+    max_detections: int = option(100, above=0)
 
 
 @dataclass
@@ -220,9 +232,9 @@ class ShapesConfig:
     """
 
     directory: str = "data/shapes"
-    train_images: int = 480
-    val_images: int = 100
-    seed: int = 1
+    train_images: int = option(480, above=0)
+    val_images: int = option(100, above=0)
+    seed: int = option(1, least=0)
 
 
 @dataclass
@@ -258,14 +270,14 @@ class DataConfig:
     train_tfrecords: str | None = None
     val_annotations: str | None = None
     val_images: str | None = None
-    min_size: int = 800
-    max_size: int = 1333
-    augmentation: str = "flip"
-    flip_probability: float = 0.5
-    multi_scale_sizes: list[int] = field(default_factory=lambda: [640, 672, 704, 736, 768, 800])
+    min_size: int = option(800, above=0)
+    max_size: int = option(1333, above=0)
+    augmentation: str = option("flip", choices=AUGMENTATIONS)
+    flip_probability: float = option(0.5, least=0, most=1)
+    multi_scale_sizes: list[int] = option([640, 672, 704, 736, 768, 800])
     scale_jitter: list[float] | None = None
-    repeat_threshold: float = 0.0
-    batch_size: int = 8
+    repeat_threshold: float = option(0.0, least=0, most=1)
+    batch_size: int = option(8, above=0)
     filter_empty: bool = False
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
 
@@ -276,7 +288,8 @@ class TrainConfig:
 
     Args:
         epochs: passes over the training images; null when `steps` is given.
-        steps: optimiser steps; null when `epochs` is given.
+        steps: optimiser steps; null when `epochs` is given. A file that gives either takes no default for the other
+            and for drops.
         drops: when the learning rate is multiplied by drop_factor, in the unit that is given (epochs or steps).
         drop_factor: see drops.
         lr: learning rate for a global batch of base_batch_size; scaled linearly with data.batch_size.
@@ -286,8 +299,8 @@ class TrainConfig:
         momentum: of SGD.
         l2: added to the gradient as l2 * weight, before momentum.
         clip_norm: largest global norm of the gradients; 0 does not clip.
-        precision: "float32", "mixed_bfloat16" or "mixed_float16" (with a dynamic loss scale); the precision of the
-            layers. Weights, boxes and losses are float32 in each.
+        precision: of the layers; "mixed_float16" comes with a dynamic loss scale. Weights, boxes and losses are float32
+            in each.
         recompute: compute the heads a second time for the gradients, which takes longer and needs less memory.
         evaluate_every: epochs between evaluations on the validation images.
         checkpoint_every: steps between checkpoints, so many are lost at most when training is killed; 0 writes them at
@@ -298,24 +311,24 @@ class TrainConfig:
         seed: of the initial weights, the shuffling and the sampling.
     """
 
-    epochs: int | None = None
-    steps: int | None = None
-    drops: list[int] = field(default_factory=list)
-    drop_factor: float = 0.1
-    lr: float = 0.01
-    base_batch_size: int = 8
-    warmup_steps: int = 500
-    warmup_factor: float = 1.0 / 3.0
-    momentum: float = 0.9
-    l2: float = 1e-4
-    clip_norm: float = 0.0
-    precision: str = "float32"
+    epochs: int | None = option(None, above=0)
+    steps: int | None = option(180_000, above=0)
+    drops: list[int] = option([120_000, 160_000])
+    drop_factor: float = option(0.1, least=0, most=1)
+    lr: float = option(0.01, above=0)
+    base_batch_size: int = option(8, above=0)
+    warmup_steps: int = option(500, least=0)
+    warmup_factor: float = option(1.0 / 3.0, least=0, most=1)
+    momentum: float = option(0.9, least=0, most=1)
+    l2: float = option(1e-4, least=0)
+    clip_norm: float = option(0.0, least=0)
+    precision: str = option("float32", choices=("float32", "mixed_bfloat16", "mixed_float16"))
     recompute: bool = False
-    evaluate_every: int = 1
-    checkpoint_every: int = 1000
-    sanity_images: int = 2
-    pictures: int = 8
-    seed: int = 0
+    evaluate_every: int = option(1, above=0)
+    checkpoint_every: int = option(1000, least=0)
+    sanity_images: int = option(2, least=0)
+    pictures: int = option(8, least=0)
+    seed: int = option(0, least=0, most=2**32 - 1)
 
 
 @dataclass

@@ -71,7 +71,6 @@ def infer_config(tensors: Mapping[str, np.ndarray], source: str) -> tuple[Config
         theta = f"{HEAD}shared_nonlocal.0.theta.weight"
         model.conv_head.non_local.channels = count_outputs(tensors, theta, source)
     model.loss_weights = LossWeightsConfig(**VARIANTS[model.variant].loss_weights)
-    config.train.steps, config.train.drops = 180_000, [120_000, 160_000]
     _check_anchors(tensors, config, source)
     return config, count_outputs(tensors, f"{PREDICTOR}cls_score.weight", source) - 1
 

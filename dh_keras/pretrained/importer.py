@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dh_keras.config.load import load_config, save_config
+from dh_keras.config.load import complete_config
 from dh_keras.config.schema import Config
 from dh_keras.errors import ConfigError, DataError
 from dh_keras.modeling.builder import assemble_detector
@@ -157,15 +156,12 @@ def _recognise(file: TorchFile) -> ModuleType:
 
 
 def _complete(config: Config, overrides: Sequence[str], source: str) -> Config:
-    """The config with overrides, validated."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "inferred.yaml"
-        save_config(config, path)
-        try:
-            load_config(path)
-        except ConfigError as error:
-            raise DataError(f"{source}: a network that cannot be built: {error}") from error
-        return load_config(path, overrides)
+    """The config with overrides, validated: the checkpoint is to blame for what is wrong without them."""
+    try:
+        complete_config(config)
+    except ConfigError as error:
+        raise DataError(f"{source}: a network that cannot be built: {error}") from error
+    return complete_config(config, overrides)
 
 
 def _own_names(file: TorchFile) -> list[str] | None:

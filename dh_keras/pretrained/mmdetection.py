@@ -56,7 +56,7 @@ def infer_config(tensors: Mapping[str, np.ndarray], source: str) -> tuple[Config
     model.conv_head.blocks = count_blocks(tensors, f"{HEAD}conv_branch.")
     model.loss_weights = LossWeightsConfig(fc_class=2.0, fc_box=0.0, conv_class=0.0, conv_box=2.0)
     config.data.batch_size, config.train.base_batch_size, config.train.lr = 16, 16, 0.02
-    config.train.epochs, config.train.drops, config.train.warmup_factor = 12, [8, 11], 0.001
+    config.train.epochs, config.train.steps, config.train.drops, config.train.warmup_factor = 12, None, [8, 11], 0.001
     return config, count_outputs(tensors, f"{HEAD}fc_cls.weight", source) - 1
 
 

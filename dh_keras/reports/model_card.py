@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from omegaconf import OmegaConf
 
 import dh_keras
 from dh_keras.reports.curves import Row, best_row
@@ -88,7 +89,7 @@ def write_model_card(facts: CardFacts) -> str:
         loader=PackageLoader("dh_keras.reports"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": _number, "cell": _cell}
-    run = facts.run
+    run, config = facts.run, OmegaConf.structured(facts.run.config)
     return environment.get_template("model_card.md").render(
         name=run.path.resolve().name,
         model_name=run.path.resolve().name.replace(" ", "_"),
@@ -108,7 +109,7 @@ def write_model_card(facts: CardFacts) -> str:
         train=facts.train_facts,
         val_files=(facts.val.annotations_path, facts.val.images_dir),
         licence=describe_licence(run.config, facts.val),
-        settings=[(key, _setting(run.config, key)) for key in SETTINGS],
+        settings=[(key, _setting(OmegaConf.select(config, key))) for key in SETTINGS],
         versions=versions(),
         commit=source_commit(),
         limits=known_limits(facts),
@@ -174,12 +175,9 @@ def source_commit() -> str | None:
         return None
 
 
-def _setting(config: Config, key: str) -> str:
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    if hasattr(value, "__dataclass_fields__"):
-        return ", ".join(f"{name} {number:g}" for name, number in vars(value).items())
+def _setting(value: Any) -> str:
+    if OmegaConf.is_dict(value):
+        return ", ".join(f"{name} {number:g}" for name, number in value.items())
     return "null" if value is None else str(value)
 
 

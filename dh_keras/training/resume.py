@@ -1,14 +1,13 @@
 """Going on with a run: what must be as it was, and cutting its files back to the checkpoint."""
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dh_keras.config.schema import Config
+from dh_keras.config.options import flatten
+from dh_keras.config.schema import PATH_KEYS, Config
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.errors import ConfigError, DataError, TrainingError
 from dh_keras.files import remove_partial_files
@@ -22,17 +21,7 @@ from dh_keras.training.schedule import Length
 from dh_keras.training.state import load_state
 
 # Where the images are and what is written beside the training; nothing that changes a step.
-MAY_CHANGE = (
-    "data.train_annotations",
-    "data.train_images",
-    "data.train_tfrecords",
-    "data.val_annotations",
-    "data.val_images",
-    "data.shapes.directory",
-    "train.checkpoint_every",
-    "train.pictures",
-    "train.sanity_images",
-)
+MAY_CHANGE = (*PATH_KEYS, "train.checkpoint_every", "train.pictures", "train.sanity_images")
 
 
 def resume_command(run: RunFolder, strategy: str) -> str:
@@ -47,7 +36,7 @@ def check_config(asked: Config, run: RunFolder) -> None:
     Raises:
         ConfigError: naming every key that differs, with both values.
     """
-    ours, theirs = _flatten(asked), _flatten(run.config)
+    ours, theirs = flatten(asked), flatten(run.config)
     differing = [key for key in theirs if key not in MAY_CHANGE and ours[key] != theirs[key]]
     if differing:
         changes = ", ".join(f"{key} is {theirs[key]!r} there and {ours[key]!r} here" for key in differing)
@@ -55,15 +44,6 @@ def check_config(asked: Config, run: RunFolder) -> None:
             f"--resume: {run.path / CONFIG_FILE} is of another training: {changes}; leave --config and these keys "
             f"away, or start another run with --init {run.path}"
         )
-
-
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not dataclasses.is_dataclass(node):
-        return {prefix: node}
-    flat: dict[str, Any] = {}
-    for field in dataclasses.fields(node):
-        flat |= _flatten(getattr(node, field.name), f"{prefix}.{field.name}" if prefix else field.name)
-    return flat
 
 
 def check_classes(categories: Sequence[Category], run: RunFolder, annotations: Path) -> None:

@@ -1,66 +1,34 @@
-"""The config tree: what is refused and how it says so, and that every file and every key is real."""
+"""The config tree: what is refused and how it says so, and that every key is real."""
 
+import copy
 import dataclasses
+import math
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 import yaml
 
-from dh_keras.config.load import load_config, save_config
+from dh_keras.config.checks import validate_config
+from dh_keras.config.load import complete_config, load_config, save_config
+from dh_keras.config.options import Limits, flatten, options
 from dh_keras.config.schema import Config
 from dh_keras.errors import ConfigError
 from dh_keras.modeling.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted((ROOT / "configs").glob("*.yaml"))
 
 
-def leaves(node, prefix=""):
-    for key, value in node.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict) and key != "hub_arguments":  # whose keys are those of a class of KerasHub
-            yield from leaves(value, f"{path}.")
-        else:
-            yield path
-
-
-ALL_KEYS = sorted(leaves(dataclasses.asdict(Config())))
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_file_spells_out_every_key_and_comments_on_it(file):
-    text = file.read_text()
-    assert sorted(leaves(yaml.safe_load(text))) == ALL_KEYS
-    assert text.count("#") >= 30
-    load_config(file)
-
-
-def test_the_named_files_are_there():
-    assert {
-        "shapes_tiny",
-        "double_head_r50_fpn_1x_coco",
-        "double_head_ext_r50_fpn_1x_coco",
-        "double_head_ext_r101_fpn_1x_coco",
-        "single_fc_r50_fpn_1x_coco",
-        "mmdetection_double_head_r50_fpn_1x_coco",
-    } <= {file.stem for file in FILES}
-
-
-def test_the_published_files_hold_the_published_settings():
-    ext = load_config(ROOT / "configs/double_head_ext_r101_fpn_1x_coco.yaml").model
-    assert (ext.variant, ext.geometry, ext.backbone.depth) == ("double_head_ext", "legacy", 101)
-    assert (ext.conv_head.blocks, ext.conv_head.non_local.channels, ext.roi.conv_scale) == (2, 512, 1.3)
-    mmdetection = load_config(ROOT / "configs/mmdetection_double_head_r50_fpn_1x_coco.yaml").model
-    assert (mmdetection.conv_head.blocks, mmdetection.conv_head.non_local.channels) == (4, 0)
-    assert (mmdetection.roi.sampling_ratio, mmdetection.backbone.stride_in_1x1) == (0, False)
-    assert vars(mmdetection.loss_weights) == {"fc_class": 2.0, "fc_box": 0.0, "conv_class": 0.0, "conv_box": 2.0}
+ALL_KEYS = tuple(flatten(Config()))
 
 
 @pytest.mark.parametrize("key", ALL_KEYS)
 def test_every_key_is_read_by_the_package(key):
     name = key.rpartition(".")[2]
-    sources = [p.read_text() for p in (ROOT / "dh_keras").rglob("*.py") if p.name not in ("config.py", "shapes.py")]
+    package = ROOT / "dh_keras"
+    files = [p for p in package.rglob("*.py") if p.name != "shapes.py" and package / "config" not in p.parents]
+    sources = [p.read_text() for p in files]
     patterns = (rf"\.{name}\b", rf"getattr\(paths?, f\"\{{split\}}_{name.partition('_')[2]}\"")
     reads = [source for source in sources if any(re.search(pattern, source) for pattern in patterns)]
     whole = key.startswith("model.loss_weights.") and any("vars(config.loss_weights)" in source for source in sources)
@@ -101,6 +69,11 @@ def test_every_key_is_read_by_the_package(key):
         ("train.momentum=1.5", r"key train\.momentum: expected a number from 0 to 1, got 1\.5"),
         ("data.batch_size=0", r"key data\.batch_size: expected a number above 0, got 0"),
         ("model.roi.sampling_ratio=-1", r"key model\.roi\.sampling_ratio: expected a number of at least 0"),
+        ("train.seed=4294967296", r"key train\.seed: expected a number from 0 to 4294967295, got 4294967296"),
+        ("train.steps=0 train.epochs=null", r"key train\.steps: expected a number above 0, got 0"),
+        ("model.pixel_std=[1,1,0]", r"key model\.pixel_std: expected three numbers above 0, got \[1\.0, 1\.0, 0\.0\]"),
+        ("model.pixel_mean=[.nan,1,1]", r"key model\.pixel_mean: expected finite numbers, got \[nan, 1\.0, 1\.0\]"),
+        ("train.lr=inf", r"key train\.lr: expected a finite number, got inf"),
         ("train.lr", r"override 'train\.lr': expected key=value"),
     ],
 )
@@ -108,6 +81,74 @@ def test_a_wrong_override_is_refused_with_its_path_and_what_was_expected(overrid
     with pytest.raises(ConfigError, match=expected) as error:
         load_config(overrides=override.split())
     assert "\n" not in str(error.value)
+
+
+def set_value(config, key, value):
+    owner, _, name = key.rpartition(".")
+    setattr(attrgetter(owner)(config), name, value)
+
+
+def annotation(key):
+    owner, _, name = key.rpartition(".")
+    return str(type(attrgetter(owner)(Config())).__annotations__[name])
+
+
+FLOATS = [key for key in ALL_KEYS if "float" in annotation(key)]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_no_number_may_be_infinite_or_missing(number):
+    assert len(FLOATS) > 25
+    good = load_config()
+    for key in [*FLOATS, "model.backbone.hub_arguments"]:
+        config = copy.deepcopy(good)
+        lists = {"list[float]": [number, 1.0, 1.0], "dict[str, typing.Any] | None": {"rates": [number]}}
+        set_value(config, key, lists.get(annotation(key).removesuffix(" | None"), number))
+        with pytest.raises(ConfigError, match=rf"key {key}: expected "):
+            validate_config(config)
+
+
+def test_every_number_has_limits_or_is_checked_beside_others():
+    open_ended = {
+        key for key, _, limits in options(Config()) if limits == Limits() and re.search("int|float", annotation(key))
+    }
+    assert open_ended == {"data.multi_scale_sizes", "data.scale_jitter", "train.drops"}
+
+
+def test_every_default_is_within_its_limits_and_no_two_configs_share_a_list():
+    assert all(limits.allow(value) for _, value, limits in options(Config()))
+    Config().model.pixel_mean.append(0.0)
+    assert len(Config().model.pixel_mean) == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "words", "good", "bad"),
+    [
+        (Limits(choices=("a", "b")), "one of a, b", ["a", "b", None], ["c", ""]),
+        (Limits(above=0), "a number above 0", [0.1, 7, [1, 2], []], [0, -1, [1, 0]]),
+        (Limits(least=2), "a number of at least 2", [2, 3], [1.9]),
+        (Limits(least=0, most=1), "a number from 0 to 1", [0, 1, 0.5], [-0.1, 1.1]),
+        (Limits(length=2, wording="two numbers"), "two numbers", [[-1, 5]], [[], [1], [1, 2, 3]]),
+        (Limits(filled=True, wording="numbers"), "numbers", [[0]], [[]]),
+        (Limits(), "", [0, "x", [], {}], []),
+    ],
+)
+def test_limits_say_what_they_allow(limits, words, good, bad):
+    assert limits.expected == words
+    assert [limits.allow(value) for value in good] == [True] * len(good)
+    assert [limits.allow(value) for value in bad] == [False] * len(bad)
+
+
+def test_a_config_is_completed_without_a_file_and_the_given_one_stays_as_it_is():
+    config = Config()
+    config.model.variant = "double_head_ext"
+    done = complete_config(config, ["train.lr=0.5", "model.loss_weights.fc_box=0.25"])
+    assert (done.train.lr, config.train.lr) == (0.5, 0.01)
+    assert vars(done.model.loss_weights) == {"fc_class": 1.4, "fc_box": 0.25, "conv_class": 0.5, "conv_box": 2.0}
+    assert config.model.loss_weights.fc_class is None
+    config.model.backbone.depth = 34
+    with pytest.raises(ConfigError, match=r"key model\.backbone\.depth: expected one of 18, 50, 101, got 34"):
+        complete_config(config)
 
 
 @pytest.mark.parametrize("sizes", ["[]", "[0]", "[160,300]"])
@@ -168,5 +209,5 @@ def test_the_weights_of_the_ext_variant_are_the_papers():
 def test_a_saved_config_is_complete_and_loads_as_the_same_tree(tmp_path):
     config = load_config(overrides=["model.variant=double_head_ext", "train.lr=0.123", "data.min_size=100"])
     save_config(config, tmp_path / "config.yaml")
-    assert sorted(leaves(yaml.safe_load((tmp_path / "config.yaml").read_text()))) == ALL_KEYS
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == dataclasses.asdict(config)
     assert load_config(tmp_path / "config.yaml") == config

@@ -1,7 +1,6 @@
 """What the documentation says is so: commands parse, keys and files exist, messages are real, figures are current."""
 
 import ast
-import dataclasses
 import re
 import shlex
 from functools import cache
@@ -14,6 +13,7 @@ import yaml
 
 import dh_keras
 from dh_keras.config.load import load_config
+from dh_keras.config.options import flatten
 from dh_keras.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,14 +52,7 @@ def anchors(page):
     return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
-def config_leaves(node, prefix=""):
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        inner = dataclasses.is_dataclass(value)
-        yield from config_leaves(value, f"{prefix}{field.name}.") if inner else [f"{prefix}{field.name}"]
-
-
-LEAVES = tuple(config_leaves(Config()))
+LEAVES = tuple(flatten(Config()))
 
 
 def is_config_path(key):
@@ -124,10 +117,12 @@ def test_python_examples_are_python_and_name_what_exists():
 
 
 def test_every_key_is_in_the_reference_with_its_description():
-    rows = {key: (default, text) for _, _, rows in reference.config_sections() for key, default, text in rows}
+    rows = {key: row for rows in reference.config_sections().values() for key, *row in rows}
     assert sorted(rows) == sorted(LEAVES)
-    assert all(len(text) > 5 for _, text in rows.values())
-    assert rows["model.roi.conv_scale"] == ("1.3", "the same for a conv-head.")
+    assert all(len(text) > 5 for *_, text in rows.values())
+    assert rows["model.roi.conv_scale"] == ["1.3", "a number above 0", "the same for a conv-head."]
+    assert rows["train.precision"][1] == "one of float32, mixed_bfloat16, mixed_float16"
+    assert rows["data.filter_empty"][1] == ""
     assert rows["data.train_annotations"][0] == "null"
     assert rows["model.backbone.frozen_stages"][0] == "1"
     assert rows["model.backbone.stride_in_1x1"][0] == "true"

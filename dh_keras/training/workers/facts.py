@@ -9,18 +9,15 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from omegaconf import OmegaConf
 
 import dh_keras
-from dh_keras.config.schema import Config
+from dh_keras.config.options import flatten
+from dh_keras.config.schema import PATH_KEYS, Config
 from dh_keras.data.dataset import CocoDataset
-
-# Where the same files are may differ from machine to machine; what is in them is compared by `data_facts`.
-_PATHS = ("train_annotations", "train_images", "train_tfrecords", "val_annotations", "val_images", "shapes.directory")
 
 
 def program_facts(config: Config, *, addresses: Sequence[str], resume: bool) -> dict[str, Any]:
-    """Package versions, devices, and the config without its paths."""
+    """Package versions, devices, and the config without its paths; what is there is compared by `data_facts`."""
     return {
         "dh_keras version": dh_keras.__version__,
         "TensorFlow version": tf.__version__,
@@ -28,7 +25,7 @@ def program_facts(config: Config, *, addresses: Sequence[str], resume: bool) -> 
         "the list of workers in TF_CONFIG": list(addresses),
         "number of GPUs": len(tf.config.list_physical_devices("GPU")),
         "--resume": resume,
-        **_flat(config),
+        **{key: value for key, value in flatten(config).items() if key not in PATH_KEYS},
     }
 
 
@@ -47,21 +44,6 @@ def weights_facts(variables: Sequence[Any]) -> dict[str, Any]:
     for variable in variables:
         total = zlib.crc32(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes(), total)
     return {"checksum of the weights to start from": f"{total:08x}"}
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """Config values by dotted key."""
-    flat: dict[str, Any] = {}
-
-    def add(node: Any, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                add(value, f"{prefix}{key}.")
-            else:
-                flat[f"{prefix}{key}"] = value
-
-    add(OmegaConf.to_container(OmegaConf.structured(config)), "")
-    return {key: value for key, value in flat.items() if key.removeprefix("data.") not in _PATHS}
 
 
 def _checksum(split: CocoDataset) -> str:
