@@ -10,8 +10,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    packages=find_packages(include=["dh_keras", "dh_keras.*"]),
-    package_data={"dh_keras.reports": ["templates/*"]},
+    packages=[*find_packages(include=["dh_keras", "dh_keras.*"]), "dh_keras.configs"],
+    package_dir={"dh_keras.configs": "configs"},
+    package_data={"dh_keras.configs": ["*.yaml"], "dh_keras.reports": ["templates/*"]},
     python_requires=">=3.11",
     install_requires=[
         "tensorflow>=2.20,<2.21",
