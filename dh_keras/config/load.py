@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from dh_keras.config.checks import validate_config
+from dh_keras.config.options import flatten
 from dh_keras.config.schema import Config, ModelConfig
 from dh_keras.errors import ConfigError
 from dh_keras.modeling.variants import VARIANTS
@@ -101,7 +102,10 @@ def _complete(tree: Any, overrides: Sequence[str]) -> Config:
         except Exception as error:
             raise ConfigError(f"override {override!r}: {_first_line(error)}") from error
         tree = _merge(tree, change, f"override {override!r}")
-    config = OmegaConf.to_object(tree)
+    try:
+        config = OmegaConf.to_object(tree)
+    except OmegaConfBaseException as error:  # ${a key that is not there}
+        raise ConfigError(f"key {error.full_key}: {_first_line(error)}") from error
     _resolve_loss_weights(config.model)
     validate_config(config)
     return config
@@ -110,17 +114,23 @@ def _complete(tree: Any, overrides: Sequence[str]) -> Config:
 def _merge(base: Any, change: Any, source: str) -> Any:
     try:
         return OmegaConf.merge(base, change)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or ""
-        raise ConfigError(f"{source}: key {key}: {_explain(error, base, key)}") from error
+    except (OmegaConfBaseException, TypeError) as error:  # TypeError: keys where a list belongs
+        raise ConfigError(f"{source}: {_explain(error, base, change)}") from error
 
 
-def _explain(error: OmegaConfBaseException, base: Any, key: str) -> str:
-    """Say what the key's place in the tree would have accepted."""
-    parent = key.rpartition(".")[0]
-    siblings = OmegaConf.select(base, parent) if parent else base
-    if OmegaConf.is_dict(siblings) and key.rpartition(".")[2] not in siblings:
-        return f"no such key; expected one of {', '.join(sorted(siblings))}"
+def _explain(error: Exception, base: Any, change: Any) -> str:
+    """Name the key and what its place in the tree would have accepted."""
+    key = getattr(error, "full_key", None)
+    if isinstance(error, ConfigKeyError):
+        parent = key.rpartition(".")[0]
+        siblings = OmegaConf.select(base, parent) if parent else base
+        return f"key {key}: no such key; expected one of {', '.join(sorted(siblings))}"
+    if key:
+        return f"key {key}: {_first_line(error)}"
+    for section in dict.fromkeys(key.rpartition(".")[0] for key in flatten(Config())):
+        given = OmegaConf.select(change, section)
+        if given is not None and not OmegaConf.is_dict(given):  # OmegaConf does not say where
+            return f"key {section}: expected keys and their values, got {given!r}"
     return _first_line(error)
 
 

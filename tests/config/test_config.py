@@ -74,6 +74,11 @@ def test_every_key_is_read_by_the_package(key):
         ("model.pixel_std=[1,1,0]", r"key model\.pixel_std: expected three numbers above 0, got \[1\.0, 1\.0, 0\.0\]"),
         ("model.pixel_mean=[.nan,1,1]", r"key model\.pixel_mean: expected finite numbers, got \[nan, 1\.0, 1\.0\]"),
         ("train.lr=inf", r"key train\.lr: expected a finite number, got inf"),
+        ("train.lr=${data.size}", r"key train\.lr: Interpolation key 'data\.size' not found"),
+        ("train.lr=[1]", r"key train\.lr: Value '\[1\]' .*could not be converted to Float"),
+        ("train.drops=[a]", r"key train\.drops\[0\]: Value 'a' .*could not be converted to Integer"),
+        ("model.rpn=3", r"key model\.rpn: expected keys and their values, got 3"),
+        ("model.pixel_mean.x=1", r"override 'model\.pixel_mean\.x=1': Cannot merge"),
         ("train.lr", r"override 'train\.lr': expected key=value"),
     ],
 )
@@ -174,7 +179,7 @@ def test_tfrecords_take_the_place_of_training_annotations_and_may_have_a_validat
     ("text", "expected"),
     [
         ("model: {varaint: double_head}", r"bad\.yaml: key model\.varaint: no such key; expected one of .*variant"),
-        ("model: [1, 2]", r"bad\.yaml: key"),
+        ("model: [1, 2]", r"bad\.yaml: key model: expected keys and their values, got \[1, 2\]"),
         ("just words", r"bad\.yaml: "),
         ("model: {a: [", r"bad\.yaml: not valid YAML"),
     ],
