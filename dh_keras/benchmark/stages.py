@@ -17,7 +17,6 @@ import tensorflow as tf
 from dh_keras.benchmark.machine import median_ms
 from dh_keras.modeling.detections import class_probs, surviving_rois
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
-from dh_keras.modeling.proposals import Proposals
 
 STAGES = ("backbone", "fpn", "rpn", "proposals", "roi_align", "fc_head", "conv_head", "detections")
 
@@ -54,21 +53,13 @@ def score_threshold(detector: DoubleHeadRCNN, threshold: float) -> Iterator[None
         detector.score_threshold = previous
 
 
-def flat_rois(proposals: Proposals) -> tuple[tf.Tensor, tf.Tensor]:
-    """The valid proposals as rois float32 [R, 4] and their image_index int32 [R]."""
-    image_index = tf.cast(tf.where(proposals.valid)[:, 0], tf.int32)
-    return tf.boolean_mask(proposals.boxes, proposals.valid), image_index
-
-
 def best_scores(detector: DoubleHeadRCNN, batch: dict[str, tf.Tensor]) -> np.ndarray:
     """Highest class probability of each RoI, float32 [R], before any is left out."""
     kinds = ("fc",) if detector.variant.scores_before_boxes else ("fc", "conv")
 
     def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
         pyramid = detector.extract_features(batch, training=False)
-        logits, deltas = detector.rpn_head(pyramid)
-        anchors = detector.anchors(pyramid)
-        rois, image_index = flat_rois(detector.propose(logits, deltas, anchors, batch["image_sizes"], training=False))
+        _, rois, image_index = detector.propose_rois(pyramid, batch["image_sizes"], training=False)
         outputs = detector.run_heads(pyramid, rois, image_index, training=False, kinds=kinds)
         return tf.reduce_max(class_probs(outputs, detector.variant.score_from), axis=1)
 
@@ -128,7 +119,7 @@ class _Stages:
 
         def proposals(objectness_logits, anchor_deltas, pyramid, image_sizes) -> tuple[tf.Tensor, tf.Tensor]:
             anchors = detector.anchors(pyramid)
-            return flat_rois(detector.propose(objectness_logits, anchor_deltas, anchors, image_sizes, training=False))
+            return detector.propose(objectness_logits, anchor_deltas, anchors, image_sizes, training=False).flat()
 
         features = self.run("backbone", backbone, batch["images"], batch["image_sizes"])
         pyramid = self.run("fpn", lambda features: detector.fpn(features), features)

@@ -86,7 +86,7 @@ def measure_stages(
             tape.watch(pyramid)
             logits, deltas = detector.rpn_head(pyramid)
             anchors = detector.anchors(pyramid)
-            losses = detector._rpn_losses(pyramid, anchors, batch, image_seeds(0, 0, batch["image_ids"]))
+            losses = detector.rpn_losses(pyramid, anchors, batch, image_seeds(0, 0, batch["image_ids"]))
             proposals = detector.propose(logits, deltas, anchors, batch["image_sizes"], training=True)
         weights = [v.value for v in detector.rpn_head.trainable_variables]
         return tape.gradient(tf.add_n(list(losses.values())), [pyramid, weights]), proposals

@@ -8,7 +8,6 @@ the number of RoIs with a score above the threshold can be chosen.
 import numpy as np
 import tensorflow as tf
 
-from dh_keras.benchmark.stages import flat_rois
 from dh_keras.config.schema import ModelConfig
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import ROI_LEVELS
@@ -49,11 +48,7 @@ def _spread_scores(detector: DoubleHeadRCNN, batch: dict[str, tf.Tensor]) -> Non
         conv.kernel.assign(conv.kernel / deviation)
         conv.bias.assign(conv.bias / deviation)
     pyramid = detector.extract_features(batch, training=False)
-    objectness_logits, anchor_deltas = detector.rpn_head(pyramid)
-    proposals = detector.propose(
-        objectness_logits, anchor_deltas, detector.anchors(pyramid), batch["image_sizes"], training=False
-    )
-    rois, image_index = flat_rois(proposals)
+    _, rois, image_index = detector.propose_rois(pyramid, batch["image_sizes"], training=False)
     for spec in detector.variant.heads:
         if spec.classes:
             head = detector.heads[spec.name]

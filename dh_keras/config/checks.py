@@ -5,6 +5,7 @@ from typing import Any
 from dh_keras.config.options import is_finite, options
 from dh_keras.config.schema import HUB_PREFIX, RESNET, BackboneConfig, Config, DataConfig, ModelConfig, TrainConfig
 from dh_keras.errors import ConfigError
+from dh_keras.modeling.constants import LOSSES
 from dh_keras.modeling.variants import VARIANTS
 
 
@@ -65,7 +66,7 @@ def _validate_model(model: ModelConfig) -> None:
         _require(
             exists or weight == 0,
             f"model.loss_weights.{name}",
-            f"0, as variant {model.variant} has no {name}_loss",
+            f"0, as variant {model.variant} has no {LOSSES[name]}",
             weight,
         )
 

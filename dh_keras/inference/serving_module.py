@@ -76,7 +76,7 @@ class ServingModule(tf.Module):
                 "mean": detector.normalization.mean,
                 "std": detector.normalization.std,
             },
-            "variant": detector.variant_name,
+            "variant": detector.variant.name,
             "precision": detector.backbone.compute_dtype,
             "score_threshold": detector.score_threshold,
             "nms_iou": detector.nms_iou,

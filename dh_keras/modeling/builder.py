@@ -7,13 +7,9 @@ import keras
 from dh_keras.config.schema import BackboneConfig, ModelConfig
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.hub_backbone import is_hub, make_hub_backbone, resolve_backbone
-from dh_keras.modeling.layers.conv_head import ConvHead
-from dh_keras.modeling.layers.fc_head import FCHead
-from dh_keras.modeling.layers.fpn import FPN
-from dh_keras.modeling.layers.pixel_normalization import PixelNormalization
-from dh_keras.modeling.layers.resnet import ResNet
-from dh_keras.modeling.layers.roi_align import RoIAlign
-from dh_keras.modeling.layers.rpn_head import RPNHead
+from dh_keras.modeling.keras_hooks import own_random_numbers
+from dh_keras.modeling.layers import FPN, ConvHead, FCHead, PixelNormalization, ResNet, RoIAlign, RPNHead
+from dh_keras.modeling.losses import loss_weights
 from dh_keras.modeling.precision import layer_precision
 from dh_keras.modeling.variants import VARIANTS, HeadSpec
 
@@ -27,6 +23,8 @@ def assemble_detector(
     recompute_heads: bool = False,
 ) -> DoubleHeadRCNN:
     """Build a detector with all its variables, from random weights; `backbone.weights` is left to `build_detector`.
+
+    Equal seeds give equal weights. The caller's own random numbers go on as if nothing had been built.
 
     Args:
         config: the `model` part of a validated config.
@@ -47,18 +45,17 @@ def assemble_detector(
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
     config = dataclasses.replace(config, backbone=resolve_backbone(config.backbone))
-    keras.utils.set_random_seed(seed)
-    with layer_precision(precision):
+    with layer_precision(precision), own_random_numbers(seed):
         detector = _assemble(config, num_classes, seed, recompute_heads)
         detector.create_variables()
     return detector
 
 
 def _assemble(config: ModelConfig, num_classes: int, seed: int, recompute_heads: bool) -> DoubleHeadRCNN:
-    specs = VARIANTS[config.variant].heads
+    variant = VARIANTS[config.variant]
     scales = {"fc": config.roi.fc_scale, "conv": config.roi.conv_scale}
     return DoubleHeadRCNN(
-        variant=config.variant,
+        variant=variant,
         num_classes=num_classes,
         geometry=config.geometry,
         normalization=PixelNormalization(
@@ -74,12 +71,12 @@ def _assemble(config: ModelConfig, num_classes: int, seed: int, recompute_heads:
                 geometry=config.geometry,
                 name=f"{kind}_roi_align",
             )
-            for kind in sorted({spec.kind for spec in specs})
+            for kind in sorted({spec.kind for spec in variant.heads})
         },
-        heads={spec.name: _build_head(spec, config, num_classes) for spec in specs},
+        heads={spec.name: _build_head(spec, config, num_classes) for spec in variant.heads},
         rpn=config.rpn,
         roi=config.roi,
-        loss_weights=vars(config.loss_weights),
+        loss_weights=loss_weights(vars(config.loss_weights)),
         score_threshold=config.score_threshold,
         nms_iou=config.nms_iou,
         max_detections=config.max_detections,

@@ -26,14 +26,17 @@ BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
 GROUP_NORM_GROUPS = 32
 
-LOSS_NAMES = (
-    "rpn_objectness_loss",
-    "rpn_box_loss",
-    "fc_class_loss",
-    "fc_box_loss",
-    "conv_class_loss",
-    "conv_box_loss",
-)
+# The six losses by their short names, with their names in logs, tables and messages. The short name of a head's loss is
+# the key of its weight in a config (`model.loss_weights.fc_class`); those of the RPN have none and weigh 1.
+LOSSES = {
+    "rpn_objectness": "rpn_objectness_loss",
+    "rpn_box": "rpn_box_loss",
+    "fc_class": "fc_class_loss",
+    "fc_box": "fc_box_loss",
+    "conv_class": "conv_class_loss",
+    "conv_box": "conv_box_loss",
+}
+LOSS_NAMES = tuple(LOSSES.values())
 
 # What a network can be served in.
 PRECISIONS = ("float32", "bfloat16")

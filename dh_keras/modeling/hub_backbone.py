@@ -17,6 +17,7 @@ import tensorflow as tf
 from dh_keras.config.schema import HUB_PREFIX, BackboneConfig
 from dh_keras.errors import ConfigError, one_line
 from dh_keras.modeling.constants import SIZE_DIVISOR
+from dh_keras.modeling.keras_hooks import own_random_numbers
 from dh_keras.modeling.layers.resnet import STAGES
 
 STRIDES = {"C2": 4, "C3": 8, "C4": 16, "C5": 32}
@@ -49,28 +50,21 @@ class HubBackbone(keras.layers.Layer):
         *,
         class_name: str,
         arguments: dict[str, Any],
-        frozen_stages: int = 0,
-        norm: str = "batch",
+        frozen_stages: int,
+        norm: str,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if norm not in ("frozen", "batch", "sync"):
             raise ValueError(f"`norm` must be frozen, batch or sync, got {norm!r}")
-        self.class_name = class_name
-        self.arguments = dict(arguments)
-        self.frozen_stages = frozen_stages
-        self.norm_kind = norm
-        self.network = cut_network(make_hub_model(class_name, self.arguments))
-        for layer in self.network._flatten_layers(include_self=False):
+        self.network = cut_network(make_hub_model(class_name, arguments))
+        for layer in tf.train.TrackableView(self.network).descendants():
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = norm == "sync"
                 layer.trainable = norm != "frozen"
-        for layer in self._frozen_layers():
+        frozen = [self.network.output[stage] for stage in STAGES[:frozen_stages]]
+        for layer in keras.Model(self.network.input, frozen).layers if frozen else []:
             layer.trainable = False
-
-    def _frozen_layers(self) -> list[keras.layers.Layer]:
-        frozen = [self.network.output[stage] for stage in STAGES[: self.frozen_stages]]
-        return keras.Model(self.network.input, frozen).layers if frozen else []
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
         """Compute the pyramid's inputs.
@@ -83,16 +77,6 @@ class HubBackbone(keras.layers.Layer):
             "C2".."C5": float [B, H / s, W / s, C] with s = 4, 8, 16, 32.
         """
         return self.network(images, training=training)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {
-            **super().get_config(),
-            "class_name": self.class_name,
-            "arguments": self.arguments,
-            "frozen_stages": self.frozen_stages,
-            "norm": self.norm_kind,
-        }
 
 
 def make_hub_model(class_name: str, arguments: dict[str, Any]) -> keras.Model:
@@ -234,7 +218,8 @@ def _load_preset(name: str, arguments: dict[str, Any], *, load_weights: bool) ->
             f"or a preset of theirs such as {', '.join(close)}"
         )
     try:
-        return keras_hub.models.FeaturePyramidBackbone.from_preset(name, load_weights=load_weights, **arguments)
+        with own_random_numbers(0):  # a preset without weights has random ones, which nobody sees
+            return keras_hub.models.FeaturePyramidBackbone.from_preset(name, load_weights=load_weights, **arguments)
     except Exception as error:  # no network, no such file, not a preset of a pyramid backbone, wrong arguments
         raise ConfigError(
             f"key model.backbone: KerasHub cannot load the preset {name!r}: {type(error).__name__}: {one_line(error)}"

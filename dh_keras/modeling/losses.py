@@ -4,7 +4,16 @@ Normalizers are numbers of sampled anchors or RoIs, foreground and background al
 caller can count over all replicas.
 """
 
+from collections.abc import Mapping
+
 import tensorflow as tf
+
+from dh_keras.modeling.constants import LOSSES
+
+
+def loss_weights(head_weights: Mapping[str, float]) -> dict[str, float]:
+    """Weight of each of the six losses by its name, from those of the heads' losses as a config has them."""
+    return {name: head_weights.get(short, 1.0) for short, name in LOSSES.items()}
 
 
 def smooth_l1(errors: tf.Tensor, *, beta: float) -> tf.Tensor:

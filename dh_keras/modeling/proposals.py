@@ -27,6 +27,10 @@ class Proposals(NamedTuple):
     scores: tf.Tensor
     valid: tf.Tensor
 
+    def flat(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The valid ones, image after image: rois float32 [R, 4] and image_index int32 [R]."""
+        return tf.boolean_mask(self.boxes, self.valid), tf.cast(tf.where(self.valid)[:, 0], tf.int32)
+
 
 def pyramid_anchors(
     pyramid: dict[str, tf.Tensor], *, sizes: Sequence[float], ratios: Sequence[float], geometry: str

@@ -1,8 +1,4 @@
-"""The seven detectors of the paper (figure 1 and table 1) as data: which head exists, and what it predicts.
-
-A variant is read by `config.py` (validation, loss weights), `model.py` (which heads to build, how to combine
-their outputs) and nobody else needs to know one variant from another.
-"""
+"""The seven detectors of the paper (figure 1 and table 1) as data: which head exists, and what it predicts."""
 
 from dataclasses import dataclass
 
@@ -29,12 +25,14 @@ class Variant:
     """One row of the table of variants.
 
     Args:
+        name: as `model.variant` gives it.
         heads: the heads that exist; a prediction is named `{kind}_class_logits` or `{kind}_box_deltas`.
         score_from: "fc", "conv", or "fused" for 1 - (1 - p_fc)(1 - p_conv) (paper, section 4.3).
         boxes_from: "fc" or "conv".
         loss_weights: the published weight of each second-stage loss that exists, by the name of its config key.
     """
 
+    name: str
     heads: tuple[HeadSpec, ...]
     score_from: str
     boxes_from: str
@@ -46,20 +44,23 @@ class Variant:
         return self.score_from == "fc" and self.boxes_from == "conv"
 
 
-VARIANTS = {
-    "single_fc": Variant(
+_VARIANTS = (
+    Variant(
+        name="single_fc",
         heads=(HeadSpec("fc_head", "fc", classes=True, boxes=True),),
         score_from="fc",
         boxes_from="fc",
         loss_weights={"fc_class": 1.0, "fc_box": 1.0},
     ),
-    "single_conv": Variant(
+    Variant(
+        name="single_conv",
         heads=(HeadSpec("conv_head", "conv", classes=True, boxes=True),),
         score_from="conv",
         boxes_from="conv",
         loss_weights={"conv_class": 1.0, "conv_box": 1.0},
     ),
-    "double_fc": Variant(
+    Variant(
+        name="double_fc",
         heads=(
             HeadSpec("fc_class_head", "fc", classes=True, boxes=False),
             HeadSpec("fc_box_head", "fc", classes=False, boxes=True),
@@ -68,7 +69,8 @@ VARIANTS = {
         boxes_from="fc",
         loss_weights={"fc_class": 2.0, "fc_box": 2.5},
     ),
-    "double_conv": Variant(
+    Variant(
+        name="double_conv",
         heads=(
             HeadSpec("conv_class_head", "conv", classes=True, boxes=False),
             HeadSpec("conv_box_head", "conv", classes=False, boxes=True),
@@ -77,7 +79,8 @@ VARIANTS = {
         boxes_from="conv",
         loss_weights={"conv_class": 2.0, "conv_box": 2.5},
     ),
-    "double_head": Variant(
+    Variant(
+        name="double_head",
         heads=(
             HeadSpec("fc_head", "fc", classes=True, boxes=False),
             HeadSpec("conv_head", "conv", classes=False, boxes=True),
@@ -86,7 +89,8 @@ VARIANTS = {
         boxes_from="conv",
         loss_weights={"fc_class": 2.0, "conv_box": 2.5},
     ),
-    "double_head_reverse": Variant(
+    Variant(
+        name="double_head_reverse",
         heads=(
             HeadSpec("fc_head", "fc", classes=False, boxes=True),
             HeadSpec("conv_head", "conv", classes=True, boxes=False),
@@ -95,7 +99,8 @@ VARIANTS = {
         boxes_from="fc",
         loss_weights={"conv_class": 2.0, "fc_box": 2.5},
     ),
-    "double_head_ext": Variant(
+    Variant(
+        name="double_head_ext",
         heads=(
             HeadSpec("fc_head", "fc", classes=True, boxes=True),
             HeadSpec("conv_head", "conv", classes=True, boxes=True),
@@ -104,4 +109,5 @@ VARIANTS = {
         boxes_from="conv",
         loss_weights={"fc_class": 1.4, "fc_box": 0.6, "conv_class": 0.5, "conv_box": 2.0},
     ),
-}
+)
+VARIANTS = {variant.name: variant for variant in _VARIANTS}

@@ -11,6 +11,7 @@ import numpy as np
 
 from dh_keras.config.schema import ModelConfig
 from dh_keras.errors import ConfigError, DataError
+from dh_keras.modeling.keras_hooks import own_random_numbers
 from dh_keras.modeling.layers.resnet import BLOCKS_PER_STAGE, STAGES
 from dh_keras.pretrained.tensors import SAME, Rule, rescale_gamma
 
@@ -63,7 +64,8 @@ def download_imagenet_tensors(depth: int) -> dict[str, np.ndarray]:
 
 def _application(depth: int, weights: str | None) -> keras.Model:
     build = {50: keras.applications.ResNet50, 101: keras.applications.ResNet101}[depth]
-    return build(include_top=False, weights=weights, input_shape=(None, None, 3))
+    with own_random_numbers(0):
+        return build(include_top=False, weights=weights, input_shape=(None, None, 3))
 
 
 def network_tensors(network: keras.Model) -> dict[str, np.ndarray]:

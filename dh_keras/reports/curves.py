@@ -16,7 +16,7 @@ from dh_keras.reports.plotting import (
     style_panel,
     whole_numbers,
 )
-from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
 from dh_keras.errors import DataError
 
 NEEDED = ("epoch", "step", *LOSS_NAMES, "total_loss", "lr", "images_per_second", "data_wait", "AP", "AP50", "AP75")
@@ -84,8 +84,8 @@ def _draw(axes: Axes, rows: Sequence[Row], names: dict[str, str], **style: Any) 
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Row], loss_weights: dict[str, float]) -> None:
-    used = [name for name in LOSS_NAMES if any(row[name] for row in rows)]
-    labels = {name: name.removesuffix("_loss").replace("_", " ") + f" (weight {loss_weights[name]:g})" for name in used}
+    used = {short: name for short, name in LOSSES.items() if any(row[name] for row in rows)}
+    labels = {name: f"{short.replace('_', ' ')} (weight {loss_weights[name]:g})" for short, name in used.items()}
     _draw(axes, rows, labels)
     _draw(axes, rows, {"total_loss": "total, weighted"}, color="black", linewidth=2.2)
     axes.set_yscale("log")

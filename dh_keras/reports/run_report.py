@@ -13,7 +13,7 @@ from dh_keras.reports.examples import rank_images, write_ranked
 from dh_keras.reports.pr_curves import class_rows, draw_pr_curves, precision_recall, write_class_rows
 from dh_keras.reports.run_data import describe_split, describe_training_data, load_validation
 from dh_keras.config.schema import Config
-from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.modeling.losses import loss_weights
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.inference.detector import Detector, detect_with_bar
 from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_found, format_table
@@ -90,8 +90,7 @@ def _write_curves(folder: Path, history: Sequence[Row], config: Config) -> None:
     if not history:
         print(f"{folder}: has no {METRICS_FILE}, so no {CURVES_FILE} is drawn; only training writes it")
         return
-    # Those of the RPN have no weight.
-    weights = {name: getattr(config.model.loss_weights, name.removesuffix("_loss"), 1.0) for name in LOSS_NAMES}
+    weights = loss_weights(vars(config.model.loss_weights))
     steps_per_epoch = history[-1]["step"] / history[-1]["epoch"]
     unit = 1 if config.train.steps is None else steps_per_epoch
     draw_curves(folder / CURVES_FILE, history, weights, [drop / unit for drop in config.train.drops])

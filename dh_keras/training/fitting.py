@@ -13,7 +13,8 @@ from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.formats.coco import find_bad_image
 from dh_keras.data.pipeline import train_dataset
 from dh_keras.errors import DataError, TrainingError
-from dh_keras.modeling.double_head_rcnn import NON_FINITE, DoubleHeadRCNN
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.training_step import NON_FINITE
 from dh_keras.training.schedule import Length
 from dh_keras.training.workers.workers import Workers
 

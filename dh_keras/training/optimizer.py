@@ -5,9 +5,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from dh_keras.modeling.keras_hooks import ClipsSummedGradients, slot_of
+
 
 @keras.saving.register_keras_serializable(package="dh_keras")
-class RecipeSGD(keras.optimizers.SGD):
+class RecipeSGD(ClipsSummedGradients, keras.optimizers.SGD):
     """SGD with PyTorch's momentum, L2 decay on the gradient, and clipping of the gradient summed over replicas.
 
     velocity = momentum * velocity + (gradient + l2 * weight); weight -= learning_rate * velocity. Keras keeps the
@@ -38,19 +40,10 @@ class RecipeSGD(keras.optimizers.SGD):
         """Update one variable and its velocity."""
         gradient = tf.cast(gradient, variable.dtype) + self.l2 * tf.convert_to_tensor(variable)
         if self.momentum:
-            velocity = self.momentums[self._get_variable_index(variable)]
+            velocity = slot_of(self, self.momentums, variable)
             gradient += self.momentum * tf.convert_to_tensor(velocity)
             self.assign(velocity, gradient)
         self.assign_sub(variable, tf.cast(learning_rate, variable.dtype) * gradient)
-
-    def _clip_gradients(self, grads: list) -> list:
-        """Sum over replicas first: the norm of a part is not the norm of the whole."""
-        summed = super()._all_reduce_sum_gradients(list(zip(grads, grads, strict=True)))
-        return super()._clip_gradients([gradient for gradient, _ in summed])
-
-    def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
-        """Nothing left to do, see `_clip_gradients`."""
-        return list(grads_and_vars)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

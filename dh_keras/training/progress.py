@@ -10,7 +10,7 @@ import psutil
 import tensorflow as tf
 from tqdm import tqdm
 
-from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
 from dh_keras.training.schedule import Length
 
 # The compiled graph's first step takes many times as long as the others and says nothing about speed.
@@ -156,4 +156,4 @@ class ProgressBar(keras.callbacks.Callback):
         shown["memory"] = f"{signs['memory_gb']:.1f}GB"
         if "gpu_memory_gb" in signs:
             shown["GPU"] = f"{signs['gpu_memory_gb']:.1f}GB"
-        return shown | {name.removesuffix("_loss"): f"{losses[name]:.3f}" for name in LOSS_NAMES if losses[name]}
+        return shown | {short: f"{losses[name]:.3f}" for short, name in LOSSES.items() if losses[name]}

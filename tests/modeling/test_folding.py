@@ -31,10 +31,7 @@ def inputs_of(batch):
 def outputs_of(detector, batch):
     """Head outputs of all proposals, none left out."""
     pyramid = detector.extract_features(inputs_of(batch), training=False)
-    logits, deltas = detector.rpn_head(pyramid)
-    proposals = detector.propose(logits, deltas, detector.anchors(pyramid), batch["image_sizes"], training=False)
-    rois = tf.boolean_mask(proposals.boxes, proposals.valid)
-    image_index = tf.cast(tf.where(proposals.valid)[:, 0], tf.int32)
+    _, rois, image_index = detector.propose_rois(pyramid, batch["image_sizes"], training=False)
     return {
         "rois": rois,
         "image_index": image_index,

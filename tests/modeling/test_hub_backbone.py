@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from dh_keras.modeling.layers.hub_backbone import make_hub_model
 
 from dh_keras.benchmark.flops import stage_gflop
 from dh_keras.config.load import load_config
@@ -22,6 +21,7 @@ from dh_keras.modeling.hub_backbone import (
     cut_network,
     load_hub_weights,
     make_hub_backbone,
+    make_hub_model,
     pyramid_backbones,
     resolve_backbone,
 )
@@ -64,7 +64,7 @@ IMAGES = np.random.default_rng(0).normal(0, 1, (2, 64, 128, 3)).astype(np.float3
 
 
 def test_the_layer_gives_the_pyramid_of_kerashub():
-    layer = HubBackbone(class_name="EfficientNetBackbone", arguments=EFFICIENTNET)
+    layer = HubBackbone(class_name="EfficientNetBackbone", arguments=EFFICIENTNET, frozen_stages=0, norm="batch")
     whole = make_hub_model("EfficientNetBackbone", EFFICIENTNET)
     whole.set_weights([np.random.default_rng(i).uniform(0.5, 1, w.shape) for i, w in enumerate(whole.get_weights())])
     layer.network.set_weights(whole.get_weights())
@@ -81,8 +81,8 @@ def test_the_layer_gives_the_pyramid_of_kerashub():
 
 
 def test_frozen_norms_and_stages_do_not_train():
-    arguments = {"class_name": "DenseNetBackbone", "arguments": DENSENET}
-    free, norms, stages = (HubBackbone(**arguments, **more) for more in ({}, {"norm": "frozen"}, {"frozen_stages": 2}))
+    arguments = {"class_name": "DenseNetBackbone", "arguments": DENSENET, "frozen_stages": 0, "norm": "batch"}
+    free, norms, stages = (HubBackbone(**arguments | more) for more in ({}, {"norm": "frozen"}, {"frozen_stages": 2}))
     for layer in (free, norms, stages):
         layer.build((None, None, None, 3))
     gammas = {v.path for v in free.trainable_weights if v.path.endswith("gamma")}
@@ -218,7 +218,7 @@ def test_weights_survive_a_file_and_start_another_run(detector, tiny_overrides, 
 
 
 def test_a_saved_model_computes_the_same(tmp_path):
-    layer = HubBackbone(class_name="EfficientNetBackbone", arguments=EFFICIENTNET)
+    layer = HubBackbone(class_name="EfficientNetBackbone", arguments=EFFICIENTNET, frozen_stages=0, norm="batch")
     module = tf.Module()
     module.layer = layer
     module.run = tf.function(

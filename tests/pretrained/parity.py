@@ -149,10 +149,7 @@ def run_from_input(case: Case, image: int) -> dict:
     """What the model's `call` returns, from the stored input tensor instead of a photograph."""
     model = case.model
     pyramid = model.fpn(model.backbone(tf.constant(case.stages(image)["input"]), training=False))
-    logits, deltas = model.rpn_head(pyramid)
-    proposals = model.propose(logits, deltas, model.anchors(pyramid), case.image_sizes(image), training=False)
-    rois = tf.boolean_mask(proposals.boxes, proposals.valid)
-    image_index = tf.zeros(len(rois), tf.int32)
+    proposals, rois, image_index = model.propose_rois(pyramid, case.image_sizes(image), training=False)
     outputs = model.run_heads(pyramid, rois, image_index, training=False)
     return {"proposals": proposals, "rois": rois, "image_index": image_index, **outputs}
 

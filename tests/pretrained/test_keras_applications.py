@@ -112,7 +112,7 @@ def test_the_authors_own_pixel_means_go_with_imagenet_weights():
 
 @pytest.mark.parametrize("depth", [18, 50, 101])
 def test_the_name_table_covers_every_variable_of_every_depth(depth):
-    backbone = ResNet(depth=depth, width=2, norm="batch", name="backbone")
+    backbone = ResNet(depth=depth, width=2, stride_in_1x1=False, frozen_stages=0, norm="batch", name="backbone")
     backbone.build((None, None, None, 3))
     targets = [rule.target for rule in resnet_rules(depth, prefix="", target="")]
     assert sorted(targets) == sorted(variables_by_path(backbone))

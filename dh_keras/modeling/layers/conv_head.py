@@ -39,10 +39,6 @@ class UpBlock(keras.layers.Layer):
         shortcut = self.shortcut(inputs, training=training)
         return self.conv2(self.conv1(inputs, training=training), training=training, residual=shortcut)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "channels": self.channels, "norm": self.norm_kind}
-
 
 @keras.saving.register_keras_serializable(package="dh_keras")
 class ConvHead(keras.layers.Layer):
@@ -63,12 +59,12 @@ class ConvHead(keras.layers.Layer):
     def __init__(
         self,
         *,
-        channels: int = 1024,
-        blocks: int = 4,
-        norm: str = "batch",
-        non_local_channels: int = 0,
-        non_local_groups: int = 4,
-        non_local_mode: str = "dot_product",
+        channels: int,
+        blocks: int,
+        norm: str,
+        non_local_channels: int,
+        non_local_groups: int,
+        non_local_mode: str,
         num_classes: int,
         classes: bool,
         boxes: bool,
@@ -76,14 +72,8 @@ class ConvHead(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.channels = channels
-        self.num_blocks = blocks
-        self.norm_kind = norm
-        self.non_local_channels = non_local_channels
-        self.non_local_groups = non_local_groups
-        self.non_local_mode = non_local_mode
-        self.num_classes = num_classes
-        self.classes = classes
-        self.boxes = boxes
+        # Whether, in training, what an RoI gets depends on the others through statistics over them.
+        self.mixes_rois = norm in ("batch", "sync")
         self.up_block = UpBlock(channels=channels, norm=norm, name="up_block")
         self.non_local_blocks = []
         self.bottlenecks = []
@@ -98,10 +88,15 @@ class ConvHead(keras.layers.Layer):
                         name=f"non_local{index}",
                     )
                 )
-            filters = channels // BOTTLENECK_EXPANSION
-            # Small kernels before a norm learn faster, which shows when the head is trained from random weights.
             self.bottlenecks.append(
-                ResidualBlock(filters=filters, norm=norm, kernel_initializer=PYTORCH_DEFAULT, name=f"bottleneck{index}")
+                ResidualBlock(
+                    filters=channels // BOTTLENECK_EXPANSION,
+                    stride_in_1x1=False,  # there is no stride
+                    norm=norm,
+                    # Small kernels before a norm learn faster, which shows when the head starts from random weights.
+                    kernel_initializer=PYTORCH_DEFAULT,
+                    name=f"bottleneck{index}",
+                )
             )
         self.predictors = BoxPredictors(num_classes=num_classes, classes=classes, boxes=boxes, name="predictors")
 
@@ -112,11 +107,6 @@ class ConvHead(keras.layers.Layer):
         for block in [*self.non_local_blocks, *self.bottlenecks]:
             block.build(shape)
         self.predictors.build((None, self.channels))
-
-    @property
-    def mixes_rois(self) -> bool:
-        """Whether, in training, what an RoI gets depends on the others through statistics over them."""
-        return self.norm_kind in ("batch", "sync")
 
     def call(self, roi_features: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
         """Predict from float [R, 7, 7, C]; see `BoxPredictors`."""
@@ -135,18 +125,3 @@ class ConvHead(keras.layers.Layer):
                 features = self.non_local_blocks[index](features, training=training)
             features = bottleneck(features, training=training)
         return features
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "blocks": self.num_blocks,
-            "norm": self.norm_kind,
-            "non_local_channels": self.non_local_channels,
-            "non_local_groups": self.non_local_groups,
-            "non_local_mode": self.non_local_mode,
-            "num_classes": self.num_classes,
-            "classes": self.classes,
-            "boxes": self.boxes,
-        }

@@ -8,10 +8,17 @@ import tensorflow as tf
 from dh_keras.modeling.layers.normalization import FOLDED, FusedBatchNormalization, make_norm
 from dh_keras.modeling.ops.convolution import conv2d
 
+# Initializers as their configs: each convolution makes its own, so that no two draw the same numbers.
 # Kernels that keep the size of activations through a ReLU (He et al. 2015), counted over a kernel's outputs.
-HE_NORMAL = keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
+HE_NORMAL = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
+}
 # PyTorch's default for a convolution, uniform within 1 / sqrt(inputs).
-PYTORCH_DEFAULT = keras.initializers.VarianceScaling(1.0 / 3.0, mode="fan_in", distribution="uniform")
+PYTORCH_DEFAULT = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 1.0 / 3.0, "mode": "fan_in", "distribution": "uniform"},
+}
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
@@ -28,7 +35,7 @@ class ConvNorm(keras.layers.Layer):
         norm: see `make_norm`.
         relu: whether a ReLU follows.
         zero_gamma: see `make_norm`.
-        kernel_initializer: a Keras initializer, `HE_NORMAL` by default.
+        kernel_initializer: the config of a Keras initializer.
     """
 
     def __init__(
@@ -40,25 +47,20 @@ class ConvNorm(keras.layers.Layer):
         norm: str,
         relu: bool,
         zero_gamma: bool = False,
-        kernel_initializer: Any = HE_NORMAL,
+        kernel_initializer: dict[str, Any] = HE_NORMAL,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.filters = filters
-        self.kernel_size = kernel_size
         self.stride = stride
-        self.norm_kind = norm
         self.relu = relu
-        self.zero_gamma = zero_gamma
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.conv = keras.layers.Conv2D(
             filters,
             kernel_size,
             strides=stride,
             padding="same" if stride == 1 else "valid",
             use_bias=norm == FOLDED,
-            # A fresh copy: an initializer with a seed would give every layer the same kernel.
-            kernel_initializer=self.kernel_initializer.clone(),
+            kernel_initializer=kernel_initializer,
             name="conv",
         )
         self.norm = make_norm(norm, filters, zero_gamma=zero_gamma)
@@ -93,16 +95,3 @@ class ConvNorm(keras.layers.Layer):
         outputs = self.norm(conv2d(inputs, kernel, **options), training=training)
         outputs = outputs if residual is None else outputs + residual
         return tf.nn.relu(outputs) if relu else outputs
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "norm": self.norm_kind,
-            "relu": self.relu,
-            "zero_gamma": self.zero_gamma,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-        }

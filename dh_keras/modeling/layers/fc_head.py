@@ -21,12 +21,9 @@ class FCHead(keras.layers.Layer):
 
     mixes_rois = False  # what an RoI gets does not depend on the others
 
-    def __init__(self, *, channels: int = 1024, num_classes: int, classes: bool, boxes: bool, **kwargs: Any):
+    def __init__(self, *, channels: int, num_classes: int, classes: bool, boxes: bool, **kwargs: Any):
         super().__init__(**kwargs)
         self.channels = channels
-        self.num_classes = num_classes
-        self.classes = classes
-        self.boxes = boxes
         self.fc1 = keras.layers.Dense(channels, activation="relu", name="fc1")
         self.fc2 = keras.layers.Dense(channels, activation="relu", name="fc2")
         self.predictors = BoxPredictors(num_classes=num_classes, classes=classes, boxes=boxes, name="predictors")
@@ -42,13 +39,3 @@ class FCHead(keras.layers.Layer):
         _, height, width, channels = roi_features.shape
         vectors = tf.reshape(roi_features, [-1, height * width * channels])
         return self.predictors(self.fc2(self.fc1(vectors)))
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "num_classes": self.num_classes,
-            "classes": self.classes,
-            "boxes": self.boxes,
-        }

@@ -18,7 +18,7 @@ class FPN(keras.layers.Layer):
         channels: channels of every level.
     """
 
-    def __init__(self, *, channels: int = 256, **kwargs: Any):
+    def __init__(self, *, channels: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.channels = channels
         self.laterals = [keras.layers.Conv2D(channels, 1, name=f"lateral_{stage.lower()}") for stage in STAGES]
@@ -56,7 +56,3 @@ class FPN(keras.layers.Layer):
         }
         pyramid["P6"] = pyramid["P5"][:, ::2, ::2, :]
         return pyramid
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "channels": self.channels}

@@ -22,9 +22,7 @@ class NonLocalBlock(keras.layers.Layer):
         norm: normalisation after the output convolution, see `make_norm`.
     """
 
-    def __init__(
-        self, *, channels: int = 512, groups: int = 4, mode: str = "dot_product", norm: str = "batch", **kwargs: Any
-    ):
+    def __init__(self, *, channels: int, groups: int, mode: str, norm: str, **kwargs: Any):
         super().__init__(**kwargs)
         if channels % groups:
             raise ValueError(f"`channels` must be a multiple of `groups`, got {channels} and {groups}")
@@ -72,13 +70,3 @@ class NonLocalBlock(keras.layers.Layer):
         if self.norm is not None:
             outputs = self.norm(outputs, training=training)
         return tf.nn.relu(inputs + outputs)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "groups": self.groups,
-            "mode": self.mode,
-            "norm": self.norm_kind,
-        }

@@ -41,7 +41,3 @@ class PixelNormalization(keras.layers.Layer):
         rows = tf.sequence_mask(image_sizes[:, 0], shape[1])[:, :, None, None]
         columns = tf.sequence_mask(image_sizes[:, 1], shape[2])[:, None, :, None]
         return tf.cast(tf.where(rows & columns, pixels, 0.0), self.compute_dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "channel_order": self.channel_order, "mean": self.mean, "std": self.std}

@@ -21,8 +21,6 @@ class BoxPredictors(keras.layers.Layer):
     def __init__(self, *, num_classes: int, classes: bool, boxes: bool, **kwargs: Any):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.num_classes = num_classes
-        self.classes = classes
-        self.boxes = boxes
         self.class_predictor = self.box_predictor = None
         if classes:
             self.class_predictor = keras.layers.Dense(
@@ -57,12 +55,3 @@ class BoxPredictors(keras.layers.Layer):
         if self.box_predictor is not None:
             outputs["box_deltas"] = tf.reshape(self.box_predictor(vectors), [-1, self.num_classes, 4])
         return outputs
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "classes": self.classes,
-            "boxes": self.boxes,
-        }

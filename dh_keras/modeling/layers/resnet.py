@@ -34,24 +34,16 @@ class ResidualBlock(keras.layers.Layer):
         filters: int,
         bottleneck: bool = True,
         stride: int = 1,
-        stride_in_1x1: bool = False,
+        stride_in_1x1: bool,
         projection: bool = False,
         norm: str,
         identity_start: bool = False,
-        kernel_initializer: Any = HE_NORMAL,
+        kernel_initializer: dict[str, Any] = HE_NORMAL,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.filters = filters
-        self.bottleneck = bottleneck
-        self.stride = stride
-        self.stride_in_1x1 = stride_in_1x1
-        self.projection = projection
-        self.norm_kind = norm
-        self.identity_start = identity_start
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.output_channels = filters * BOTTLENECK_EXPANSION if bottleneck else filters
-        shared = {"norm": norm, "kernel_initializer": self.kernel_initializer}
+        shared = {"norm": norm, "kernel_initializer": kernel_initializer}
         last = {"relu": False, "zero_gamma": identity_start, **shared}
         if bottleneck:
             strides = (stride, 1) if stride_in_1x1 else (1, stride)
@@ -88,20 +80,6 @@ class ResidualBlock(keras.layers.Layer):
             outputs = conv(outputs, training=training)
         return self.convs[-1](outputs, training=training, residual=shortcut)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "bottleneck": self.bottleneck,
-            "stride": self.stride,
-            "stride_in_1x1": self.stride_in_1x1,
-            "projection": self.projection,
-            "norm": self.norm_kind,
-            "identity_start": self.identity_start,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-        }
-
 
 @keras.saving.register_keras_serializable(package="dh_keras")
 class ResNet(keras.layers.Layer):
@@ -115,54 +93,37 @@ class ResNet(keras.layers.Layer):
         norm: see `make_norm`.
     """
 
-    def __init__(
-        self,
-        *,
-        depth: int = 50,
-        width: int = 64,
-        stride_in_1x1: bool = False,
-        frozen_stages: int = 0,
-        norm: str = "batch",
-        **kwargs: Any,
-    ):
+    def __init__(self, *, depth: int, width: int, stride_in_1x1: bool, frozen_stages: int, norm: str, **kwargs: Any):
         super().__init__(**kwargs)
         if depth not in BLOCKS_PER_STAGE:
             raise ValueError(f"`depth` must be one of {sorted(BLOCKS_PER_STAGE)}, got {depth}")
-        self.depth = depth
-        self.width = width
-        self.stride_in_1x1 = stride_in_1x1
-        self.frozen_stages = frozen_stages
-        self.norm_kind = norm
         self.stem = ConvNorm(filters=width, kernel_size=7, stride=2, norm=norm, relu=True, name="stem")
-        self.stages = [self._make_stage(index) for index in range(len(STAGES))]
+        bottleneck = depth > 18
+        self.stages = [
+            [
+                ResidualBlock(
+                    filters=width * 2**stage,
+                    bottleneck=bottleneck,
+                    stride=2 if block == 0 and stage > 0 else 1,
+                    stride_in_1x1=stride_in_1x1,
+                    # The first block changes the number of channels, except in the first stage of a basic network.
+                    projection=block == 0 and (bottleneck or stage > 0),
+                    norm=norm,
+                    identity_start=True,
+                    name=f"{name.lower()}_block{block}",
+                )
+                for block in range(blocks)
+            ]
+            for stage, (name, blocks) in enumerate(zip(STAGES, BLOCKS_PER_STAGE[depth], strict=True))
+        ]
         if frozen_stages:
             for layer in [self.stem, *(block for stage in self.stages[:frozen_stages] for block in stage)]:
                 layer.trainable = False
 
-    def _make_stage(self, index: int) -> list[ResidualBlock]:
-        bottleneck = self.depth > 18
-        blocks = []
-        for block in range(BLOCKS_PER_STAGE[self.depth][index]):
-            first = block == 0
-            blocks.append(
-                ResidualBlock(
-                    filters=self.width * 2**index,
-                    bottleneck=bottleneck,
-                    stride=2 if first and index > 0 else 1,
-                    stride_in_1x1=self.stride_in_1x1,
-                    # The first block changes the number of channels, except in the first stage of a basic network.
-                    projection=first and (bottleneck or index > 0),
-                    norm=self.norm_kind,
-                    identity_start=True,
-                    name=f"{STAGES[index].lower()}_block{block}",
-                )
-            )
-        return blocks
-
     def build(self, input_shape: tuple) -> None:
         """Create the weights of all stages."""
         self.stem.build(input_shape)
-        shape = (*input_shape[:-1], self.width)
+        shape = (*input_shape[:-1], self.stem.filters)
         for block in (block for stage in self.stages for block in stage):
             block.build(shape)
             shape = (*shape[:-1], block.output_channels)
@@ -187,14 +148,3 @@ class ResNet(keras.layers.Layer):
                 features = block(features, training=training)
             outputs[name] = features
         return outputs
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {
-            **super().get_config(),
-            "depth": self.depth,
-            "width": self.width,
-            "stride_in_1x1": self.stride_in_1x1,
-            "frozen_stages": self.frozen_stages,
-            "norm": self.norm_kind,
-        }

@@ -19,7 +19,7 @@ class RoIAlign(keras.layers.Layer):
         geometry: "continuous" or "legacy", see `ops.roi_align`.
     """
 
-    def __init__(self, *, scale: float = 1.0, sampling_ratio: int = 2, geometry: str = "continuous", **kwargs: Any):
+    def __init__(self, *, scale: float, sampling_ratio: int, geometry: str, **kwargs: Any):
         # Under mixed precision Keras would cast the RoIs too, and half precision has steps of a pixel above 1024.
         super().__init__(autocast=False, **kwargs)
         self.scale = scale
@@ -50,12 +50,3 @@ class RoIAlign(keras.layers.Layer):
             geometry=self.geometry,
             differentiable=training is not False,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {
-            **super().get_config(),
-            "scale": self.scale,
-            "sampling_ratio": self.sampling_ratio,
-            "geometry": self.geometry,
-        }

@@ -101,10 +101,6 @@ class RPNHead(keras.layers.Layer):
         places = corner[..., None, None] + tf.range(3)[:, None] * width[..., None, None] + tf.range(3)
         return tf.reshape(tf.gather(table, places, batch_dims=1), [-1, 9 * channels]), anchor
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "channels": self.channels, "anchors_per_cell": self.anchors_per_cell}
-
 
 def _divide(values: tf.Tensor, divisor: tf.Tensor) -> tf.Tensor:
     """Quotient and remainder, stacked."""

@@ -7,10 +7,21 @@ from numpy_reference import conv_head, numerical_gradient, random_input, randomi
 
 from dh_keras.modeling.layers.conv_head import ConvHead, UpBlock
 
+ARGUMENTS = {
+    "channels": 8,
+    "blocks": 2,
+    "norm": "batch",
+    "non_local_channels": 0,
+    "non_local_groups": 4,
+    "non_local_mode": "dot_product",
+    "num_classes": 5,
+    "classes": True,
+    "boxes": True,
+}
+
 
 def build(input_shape=(None, 5, 3, 6), **arguments):
-    defaults = {"channels": 8, "blocks": 2, "num_classes": 5, "classes": True, "boxes": True}
-    head = ConvHead(**defaults | arguments)
+    head = ConvHead(**ARGUMENTS | arguments)
     head.build(input_shape)
     return head, randomise(head)
 
@@ -44,7 +55,7 @@ def test_up_block_keeps_the_inner_width_and_projects_its_shortcut(training):
 
 
 def test_new_kernels_are_he_normal_in_the_up_block_and_small_and_uniform_in_the_bottlenecks():
-    head = ConvHead(channels=128, blocks=1, num_classes=5, classes=True, boxes=True)
+    head = ConvHead(**ARGUMENTS | {"channels": 128, "blocks": 1})
     head.build((None, 5, 3, 32))
     for conv in (head.up_block.conv1, head.up_block.conv2, head.up_block.shortcut):
         kernel = conv.conv.kernel.numpy()

@@ -9,7 +9,7 @@ from dh_keras.modeling.layers.non_local import NonLocalBlock
 
 
 def build(channels_in=8, **arguments):
-    block = NonLocalBlock(**arguments)
+    block = NonLocalBlock(**{"groups": 4, "mode": "dot_product", "norm": "batch"} | arguments)
     block.build((None, None, None, channels_in))
     return block
 
@@ -70,9 +70,9 @@ def test_gradients_equal_central_differences(mode, training):
 
 def test_groups_must_divide_the_channels():
     with pytest.raises(ValueError, match="multiple of `groups`, got 10 and 4"):
-        NonLocalBlock(channels=10, groups=4)
+        NonLocalBlock(channels=10, groups=4, mode="dot_product", norm="batch")
 
 
 def test_an_unknown_mode_is_rejected_by_name():
     with pytest.raises(ValueError, match="dot_product or softmax, got 'gaussian'"):
-        NonLocalBlock(mode="gaussian")
+        NonLocalBlock(channels=12, groups=4, mode="gaussian", norm="batch")

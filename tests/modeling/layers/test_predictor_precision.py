@@ -52,7 +52,17 @@ def test_the_fc_heads_predictors_are_float32(precision):
 @HALVES
 def test_the_conv_heads_average_and_predictors_are_float32(precision):
     with layer_precision(precision):
-        head = ConvHead(channels=16, blocks=1, norm=FOLDED, num_classes=3, classes=True, boxes=True)
+        head = ConvHead(
+            channels=16,
+            blocks=1,
+            norm=FOLDED,
+            non_local_channels=0,
+            non_local_groups=4,
+            non_local_mode="dot_product",
+            num_classes=3,
+            classes=True,
+            boxes=True,
+        )
         head.build((None, 7, 7, 4))
     spread_out(head.predictors.class_predictor)
     features = tf.random.stateless_normal([5, 7, 7, 4], [1, 2])

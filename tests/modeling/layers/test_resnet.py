@@ -8,6 +8,7 @@ from dh_keras.modeling.layers.resnet import ResidualBlock, ResNet
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 STAGES = ("C2", "C3", "C4", "C5")
+ARGUMENTS = {"width": 4, "stride_in_1x1": False, "frozen_stages": 0, "norm": "batch"}
 
 
 def expected_features(w, resnet, images, *, depth, stride_in_1x1, training=False):
@@ -28,7 +29,7 @@ def expected_features(w, resnet, images, *, depth, stride_in_1x1, training=False
 
 
 def build(seed=0, **arguments):
-    resnet = ResNet(width=4, **arguments)
+    resnet = ResNet(**ARGUMENTS | arguments)
     resnet.build((None, None, None, 3))
     return resnet, randomise(resnet, seed)
 
@@ -94,17 +95,17 @@ def test_frozen_norms_leave_the_kernels_trainable_and_ignore_the_batch():
 
 
 def test_depth_101_has_23_blocks_in_its_fourth_stage():
-    assert [len(stage) for stage in ResNet(depth=101, width=4).stages] == [3, 4, 23, 3]
+    assert [len(stage) for stage in ResNet(depth=101, **ARGUMENTS).stages] == [3, 4, 23, 3]
 
 
 def test_an_unknown_depth_is_rejected_by_value():
     with pytest.raises(ValueError, match=r"\[18, 50, 101\], got 34"):
-        ResNet(depth=34)
+        ResNet(depth=34, **ARGUMENTS)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_bottleneck_without_projection_adds_its_input(training):
-    block = ResidualBlock(filters=2, norm="batch")
+    block = ResidualBlock(filters=2, stride_in_1x1=False, norm="batch")
     block.build((None, None, None, 8))
     w = randomise(block)
     x = random_input(3, 5, 4, 8)
@@ -115,7 +116,13 @@ def test_a_bottleneck_without_projection_adds_its_input(training):
 @pytest.mark.parametrize("bottleneck", [True, False])
 def test_a_new_block_with_identity_start_passes_its_shortcut_on(bottleneck):
     block = ResidualBlock(
-        filters=2, bottleneck=bottleneck, stride=2, projection=True, norm="batch", identity_start=True
+        filters=2,
+        bottleneck=bottleneck,
+        stride=2,
+        stride_in_1x1=False,
+        projection=True,
+        norm="batch",
+        identity_start=True,
     )
     block.build((None, None, None, 8))
     x = random_input(3, 5, 4, 8)
@@ -125,7 +132,7 @@ def test_a_new_block_with_identity_start_passes_its_shortcut_on(bottleneck):
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 def test_a_new_network_equals_the_definition_with_features_of_moderate_size(norm):
-    resnet = ResNet(depth=18, width=4, norm=norm)
+    resnet = ResNet(depth=18, **ARGUMENTS | {"norm": norm})
     resnet.build((None, None, None, 3))
     images = random_input(1, 64, 96, 3)
     expected = expected_features(Weights(resnet), resnet, images, depth=18, stride_in_1x1=False)

@@ -4,7 +4,7 @@ import numpy as np
 import numpy_boxes
 import pytest
 import tensorflow as tf
-from ops import roi_align_oracle as oracle
+from modeling.ops import roi_align_oracle as oracle
 
 from dh_keras.modeling.ops.roi_align import roi_align, roi_levels
 

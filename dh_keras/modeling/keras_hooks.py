@@ -1,0 +1,68 @@
+"""Private methods of Keras that this package overrides or calls. Nothing outside of this file touches one.
+
+Each says what it does for us and what it would take to do without. `tests/modeling/test_keras_hooks.py` fails when
+Keras changes them or no longer calls them.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+class BuiltModel(keras.Model):
+    """A model that has all its variables before `fit` sees it."""
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Do nothing where Keras would read a batch, average it over the replicas and trace the model with it.
+
+        `fit` and `evaluate` do so under every strategy, also with a model that is built, and a mean of bools
+        (`gt_valid`) fails. To do without: masks of floats in the batches, a model that can be called with a whole
+        training batch, and a first batch that is read twice.
+        """
+
+
+class ClipsSummedGradients:
+    """Goes before a Keras optimizer's class: gradients are summed over replicas, then clipped by their global norm.
+
+    Keras clips what each replica has and sums the rest, but the norm of a part is not the norm of the whole. To do
+    without: sum and clip in the training step, with an optimizer that can be told that its gradients are summed.
+    """
+
+    def _clip_gradients(self, grads: list) -> list:
+        """Sum, then clip as Keras does."""
+        summed = super()._all_reduce_sum_gradients(list(zip(grads, grads, strict=True)))
+        return super()._clip_gradients([gradient for gradient, _ in summed])
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
+        """Nothing left to do, see `_clip_gradients`, which Keras calls before."""
+        return list(grads_and_vars)
+
+
+def slot_of(optimizer: keras.optimizers.Optimizer, slots: list[Any], variable: Any) -> Any:
+    """What an optimizer keeps for a variable, from a list in the order in which it was built.
+
+    Under a strategy `update_step` gets a replica's own part of a variable, and `_get_variable_index` knows whose part
+    it is; Keras' own instructions for writing an optimizer use it. To do without: find out which part belongs to which
+    variable, as `_var_key` does.
+    """
+    return slots[optimizer._get_variable_index(variable)]
+
+
+@contextlib.contextmanager
+def own_random_numbers(seed: int) -> Iterator[None]:
+    """Layers that are made meanwhile have weights that depend on the seed alone; the caller's random numbers do not.
+
+    Initializers, drop-out and all else in Keras that has no seed takes one from Python's `random` when it is made, and
+    draws without a state from then on; no public function says so. So that generator is seeded and put back, and those
+    of NumPy, TensorFlow and Keras are left alone (TensorFlow's could not be put back). To do without: a seed for every
+    initializer by hand, which the layers of KerasHub do not take. Other threads should not draw meanwhile.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
