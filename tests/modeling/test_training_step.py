@@ -1,5 +1,7 @@
 """What may be left out of a training step or done in another precision, and what must not change by it."""
 
+import inspect
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,8 @@ import tensorflow as tf
 from dh_keras.config.load import load_config
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.folding import inference_copy
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.training.optimizer import RecipeSGD
 
@@ -129,3 +133,31 @@ def test_float16_scales_its_loss_and_skips_a_step_whose_gradients_overflow(batch
     logs = step(batch)
     assert np.isfinite(float(logs["total_loss"]))
     assert not all(np.array_equal(v, b) for v, b in zip(detector.trainable_variables, before, strict=True))
+
+
+class TrainsItsBiasesToo(DoubleHeadRCNN):
+    """A detector whose criterion has one term more."""
+
+    def compute_losses(self, batch, *, training):
+        biases = [tf.convert_to_tensor(v) for v in self.trainable_variables if v.name == "bias"]
+        losses = super().compute_losses(batch, training=training)
+        return losses | {"bias_loss": tf.add_n([tf.reduce_sum((bias - 1.0) ** 2) for bias in biases])}
+
+
+def test_a_subclass_trains_by_losses_of_its_own(make_tiny_detector, batch):
+    published = make_tiny_detector()
+    names = inspect.signature(DoubleHeadRCNN.__init__).parameters.keys() - {"self", "kwargs"}
+    settings = {name: getattr(published, name) for name in names}
+    weights = published.loss_weights
+    detector = TrainsItsBiasesToo(**settings | {"loss_weights": {**weights, "bias_loss": 0.5}}, name=published.name)
+    detector.create_variables()
+    detector.compile(RecipeSGD(0.1, momentum=0.0), jit_compile=False)
+    number = sum(v.shape[0] for v in detector.trainable_variables if v.name == "bias")
+    history = detector.fit(tf.data.Dataset.from_tensors(batch).repeat(3), verbose=0, epochs=2, steps_per_epoch=1)
+    logs = {name: values[0] for name, values in history.history.items()}
+    assert logs["bias_loss"] == pytest.approx(number, rel=1e-6)  # new biases are zero
+    expected = sum(weights[name] * logs[name] for name in LOSS_NAMES) + 0.5 * number
+    assert logs["total_loss"] == pytest.approx(expected, rel=1e-5)
+    assert history.history["bias_loss"][1] < 0.9 * number
+    assert detector.test_step(batch)["bias_loss"] < history.history["bias_loss"][1]
+    assert type(inference_copy(detector)) is TrainsItsBiasesToo

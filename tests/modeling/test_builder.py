@@ -1,0 +1,116 @@
+"""Initial weights: what they depend on, how they are distributed, and what building them leaves alone."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dh_keras.config.load import load_config
+from dh_keras.modeling.builder import assemble_detector
+from dh_keras.modeling.folding import inference_copy
+from dh_keras.modeling.variables import variables_by_path
+
+HUB = (
+    "model.backbone.name=keras_hub:DenseNetBackbone",
+    "model.backbone.hub_arguments={stackwise_num_repeats: [1, 1, 1, 1], growth_rate: 4}",
+    "model.backbone.norm=batch",
+)
+EVERY_KIND_OF_LAYER = ("model.variant=double_head_ext", "model.conv_head.non_local.channels=8")
+
+
+@pytest.fixture(params=["resnet", "keras_hub"])
+def config(request, tiny_overrides):
+    if request.param == "keras_hub":
+        pytest.importorskip("keras_hub")
+    hub = HUB if request.param == "keras_hub" else ()
+    return load_config(overrides=[*tiny_overrides, *EVERY_KIND_OF_LAYER, *hub]).model
+
+
+def random_numbers(between):
+    """The caller's numbers from every generator before and after something else happens."""
+    keras.utils.set_random_seed(3)
+    generator = tf.random.get_global_generator()
+    generator.reset_from_seed(3)
+    shuffled = iter(tf.data.Dataset.range(50).shuffle(50))
+
+    def draw():
+        yield [random.random(), random.gauss(0, 1)]
+        yield np.random.random(2)
+        yield tf.random.uniform([2])
+        yield tf.random.uniform([2], seed=9)
+        yield keras.random.uniform([2])
+        yield generator.uniform([2])
+        yield [next(shuffled)]
+        yield [keras.initializers.GlorotUniform().seed, keras.random.SeedGenerator().next()[0]]
+
+    before = np.concatenate([*draw()])
+    between()
+    return np.concatenate([before, *draw()])
+
+
+def test_building_leaves_the_callers_random_numbers_alone(config):
+    built = []
+
+    def build():
+        detector = assemble_detector(config, num_classes=3, seed=5)
+        built.append(inference_copy(detector))
+
+    np.testing.assert_array_equal(random_numbers(build), random_numbers(lambda: None))
+    assert len(built) == 1
+
+
+def test_initial_weights_depend_on_the_seed_alone(config):
+    found = []
+    for others, seed in ((1, 5), (2, 5), (1, 6)):
+        keras.utils.set_random_seed(others)
+        detector = assemble_detector(config, num_classes=3, seed=seed)
+        found.append([variable.numpy() for variable in detector.trainable_variables])
+    is_random = [np.std(array) > 0 and array.ndim > 1 for array in found[0]]
+    assert sum(is_random) > 25
+    for first, again, other, differs in zip(*found, is_random, strict=True):
+        np.testing.assert_array_equal(first, again)
+        assert np.array_equal(first, other) != differs
+
+
+def test_no_two_kernels_of_one_shape_are_alike(config):
+    detector = assemble_detector(config, num_classes=3)
+    kernels = [v.numpy() for v in detector.trainable_variables if v.ndim > 1 and np.std(v.numpy()) > 0]
+    of_shape = {shape: [k.ravel() for k in kernels if k.shape == shape] for shape in {k.shape for k in kernels}}
+    repeated = [shape for shape, same in of_shape.items() if len({k.tobytes() for k in same}) < len(same)]
+    assert repeated == []
+    assert sum(len(same) > 1 for same in of_shape.values()) > 5
+    for same in of_shape.values():  # nor multiples of each other, as from one seed with other deviations
+        if len(same) > 1 and same[0].size > 200:
+            correlations = np.corrcoef(same) - np.eye(len(same))
+            assert np.abs(correlations).max() < 6 / np.sqrt(same[0].size)
+
+
+def test_initial_weights_are_distributed_as_published(tiny_overrides):
+    wide = ("model.fc_head.channels=64", "model.conv_head.channels=64", "model.fpn.channels=64")
+    config = load_config(overrides=[*tiny_overrides, *EVERY_KIND_OF_LAYER, *wide]).model
+    weights = variables_by_path(assemble_detector(config, num_classes=20, seed=11))
+    normal = {
+        "rpn_head/conv": 0.01,
+        "rpn_head/objectness_predictor": 0.01,
+        "rpn_head/delta_predictor": 0.01,
+        "fc_head/predictors/class_predictor": 0.01,
+        "fc_head/predictors/box_predictor": 0.001,
+        "conv_head/predictors/class_predictor": 0.01,
+        "conv_head/predictors/box_predictor": 0.001,
+        "conv_head/non_local0/theta": 0.01,
+    }
+    for layer, deviation in normal.items():
+        kernel = weights[f"{layer}/kernel"].numpy()
+        error = 5 * deviation / np.sqrt(kernel.size)
+        assert abs(kernel.mean()) < error, layer
+        assert abs(kernel.std() - deviation) < error, layer
+    for layer in ("fc_head/fc1", "fc_head/fc2", "fpn/lateral_c5", "fpn/output_p2"):  # Xavier uniform
+        kernel = weights[f"{layer}/kernel"].numpy()
+        cells = np.prod(kernel.shape[:-2])
+        limit = np.sqrt(6 / (cells * sum(kernel.shape[-2:])))
+        assert 0.98 * limit < np.abs(kernel).max() <= limit, layer
+        assert abs(kernel.mean()) < 5 * limit / np.sqrt(3 * kernel.size), layer
+        assert abs(kernel.std() - limit / np.sqrt(3)) < 5 * limit / np.sqrt(3 * kernel.size), layer
+    assert not any(v.numpy().any() for path, v in weights.items() if path.endswith("/bias"))
