@@ -45,15 +45,7 @@ class HubBackbone(keras.layers.Layer):
         ValueError: when the class, its arguments or its strides do not fit.
     """
 
-    def __init__(
-        self,
-        *,
-        class_name: str,
-        arguments: dict[str, Any],
-        frozen_stages: int,
-        norm: str,
-        **kwargs: Any,
-    ):
+    def __init__(self, *, class_name: str, arguments: dict[str, Any], frozen_stages: int, norm: str, **kwargs: Any):
         super().__init__(**kwargs)
         if norm not in ("frozen", "batch", "sync"):
             raise ValueError(f"`norm` must be frozen, batch or sync, got {norm!r}")

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dh_keras.modeling.constants import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, GROUP_NORM_GROUPS
 
-# A layer's `norm` when there is none: its convolution has a bias instead. See `inference.py`.
+# A layer's `norm` when there is none: its convolution has a bias instead. See `folding.py`.
 FOLDED = "folded"
 
 
@@ -37,20 +37,23 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Normalise float [N, H, W, C]; same shape and dtype."""
         use_batch = self.uses_batch(training)
-        moving_mean, moving_variance = self.moving_mean.value, self.moving_variance.value
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,
             self.gamma.value,
             self.beta.value,
-            mean=None if use_batch else moving_mean,
-            variance=None if use_batch else moving_variance,
+            mean=None if use_batch else self.moving_mean.value,
+            variance=None if use_batch else self.moving_variance.value,
             epsilon=self.epsilon,
             is_training=use_batch,
         )
         if use_batch:
-            self.moving_mean.assign(moving_mean * self.momentum + mean * (1.0 - self.momentum))
-            self.moving_variance.assign(moving_variance * self.momentum + variance * (1.0 - self.momentum))
+            self.move_statistics(mean, variance)
         return outputs
+
+    def move_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        """Let the moving statistics follow those of a batch, float32 [C] each, the variance unbiased."""
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving.value * self.momentum + value * (1.0 - self.momentum))
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
@@ -64,12 +67,10 @@ class SyncBatchNormalization(FusedBatchNormalization):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Normalise float [N, H, W, C]; same shape and dtype."""
         context = tf.distribute.get_replica_context()
-        if not (training and self.trainable) or context is None or context.num_replicas_in_sync == 1:
+        if not self.uses_batch(training) or context is None or context.num_replicas_in_sync == 1:
             return super().call(inputs, training=training)
         mean, variance, count = self._global_moments(tf.cast(inputs, tf.float32), context)
-        unbiased = variance * count / tf.maximum(count - 1.0, 1.0)
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
-            moving.assign(moving.value * self.momentum + value * (1.0 - self.momentum))
+        self.move_statistics(mean, variance * count / tf.maximum(count - 1.0, 1.0))
         scale = self.gamma.value * tf.math.rsqrt(variance + self.epsilon)
         outputs = (tf.cast(inputs, tf.float32) - mean) * scale + self.beta.value
         return tf.cast(outputs, inputs.dtype)
