@@ -38,7 +38,7 @@ FREE_OF_TENSORFLOW = (
     "run.run_folder",
     "data.canvases",
     "data.formats.coco",
-    "data.formats.coco_rows",
+    "data.formats.coco_file",
     "data.dataset",
     "data.shapes",
     "evaluation.coco_metrics",

@@ -17,7 +17,7 @@ from dh_keras.data import transforms
 from dh_keras.data.augment import make_augmenter, size_limits
 from dh_keras.data.canvases import canvas_of, canvases
 from dh_keras.data.dataset import CocoDataset
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, one_line
 
 # A box with a shorter side than this many pixels after resizing is no target: its deltas would be meaningless.
 MIN_BOX_SIDE = 1e-3
@@ -156,6 +156,31 @@ def image_dataset(dataset: CocoDataset, indices: Iterable[int]) -> tf.data.Datas
     return _finish(
         rows.map(lambda index: (index, read(index)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     )
+
+
+def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -> str | None:
+    """Decode images one by one, exactly as training does, until one fails.
+
+    A failure inside tf.data does not say which file it was; this does.
+
+    Args:
+        dataset: images to try.
+        indices: which of them, in this order; None tries all.
+
+    Returns:
+        One line naming the first file that fails and why, or None.
+    """
+    read_bytes = dataset.bytes_reader()
+    for index in range(len(dataset)) if indices is None else indices:
+        path, size = dataset.paths[index], tuple(dataset.sizes[index].tolist())
+        try:
+            image = transforms.decode_image(read_bytes(index), tf.constant(dataset.orientations[index], tf.int32))
+        except tf.errors.OpError as error:
+            return f"image {path}: cannot be decoded ({one_line(error.message)}); replace it or take it out of the set"
+        if tuple(image.shape[:2]) != size:
+            got = tuple(image.shape[:2])
+            return f"image {path}: expected (height, width) {size} as annotated, got {got}; mend one of the two"
+    return None
 
 
 def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from dh_keras.config.schema import DataConfig
 from dh_keras.data.dataset import CocoDataset
-from dh_keras.data.formats.coco import find_bad_image
-from dh_keras.data.pipeline import train_dataset
+from dh_keras.data.pipeline import find_bad_image, train_dataset
 from dh_keras.errors import DataError, TrainingError
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.training_step import NON_FINITE

@@ -15,8 +15,9 @@ from pycocotools.cocoeval import COCOeval
 
 import dh_keras.data.formats.coco as coco_module
 from dh_keras.data.dataset import boxes_from_xywh
-from dh_keras.data.formats.coco import find_bad_image, load_coco
+from dh_keras.data.formats.coco import load_coco
 from dh_keras.data.images import read_exif_orientation
+from dh_keras.data.pipeline import find_bad_image
 from dh_keras.errors import DataError
 from dh_keras.run.classes import Category
 

@@ -10,9 +10,9 @@ import pytest
 from dh_keras.benchmark import input_speed as speed
 from dh_keras.commands.parser import run_script
 from dh_keras.config.schema import AUGMENTATIONS, DataConfig
-from dh_keras.data.formats.coco import find_bad_image
 from dh_keras.data.formats.record_writer import write_tfrecords
 from dh_keras.data.formats.tfrecord import load_tfrecords
+from dh_keras.data.pipeline import find_bad_image
 from dh_keras.run.run_folder import RunFolder
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

@@ -8,8 +8,8 @@ ones tell which shapes matter for a box, and only of those the anchors around it
 import numpy as np
 
 from dh_keras.config.schema import Config, RPNConfig
-from dh_keras.modeling.constants import LEVEL_STRIDES
 from dh_keras.data.canvases import canvas_of, canvases, resized_sizes
+from dh_keras.modeling.constants import LEVEL_STRIDES
 from dh_keras.modeling.ops.cell_anchors import cell_anchors
 
 _ROUNDING = 1e-4  # anchors that overlap alike may differ by this share in float32

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from dh_keras.reports.data_doctor.sheets import draw
 from dh_keras.config.schema import Config
+from dh_keras.reports.data_doctor.sheets import draw
 
 
 def augmented_batches(

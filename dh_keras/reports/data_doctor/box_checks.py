@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dh_keras.config.schema import Config
+from dh_keras.data.formats.findings import Finding
+from dh_keras.modeling.constants import LEVEL_STRIDES
 from dh_keras.reports.data_doctor.anchor_coverage import match_to_anchors, resize_to_config
 from dh_keras.reports.data_doctor.checks import boxes_by_image
 from dh_keras.reports.data_doctor.examined import Examined
-from dh_keras.reports.data_doctor.findings import Finding
-from dh_keras.config.schema import Config
-from dh_keras.modeling.constants import LEVEL_STRIDES
 
 # COCO's, pixels of the original image squared.
 SIZE_RANGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dh_keras.reports.data_doctor.examined import Examined
 from dh_keras.config.schema import Config
+from dh_keras.reports.data_doctor.examined import Examined
 
 _COLOURS = {"train": "#2563eb", "val": "#f97316"}
 _LARGEST_BAR_CHART = 40  # classes

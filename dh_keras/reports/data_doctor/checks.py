@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dh_keras.data.formats.findings import Finding
 from dh_keras.reports.data_doctor.duplicates import near_duplicates
 from dh_keras.reports.data_doctor.examined import Examined
-from dh_keras.reports.data_doctor.findings import Finding
 
 # Clipping that moves no side by more than this many pixels is rounding in the file, as in `data.dataset`.
 _CLIP_TOLERANCE = 1e-2

@@ -4,6 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dh_keras.config.schema import Config
+from dh_keras.data.formats.coco import load_coco
+from dh_keras.data.formats.coco_file import CocoFile, read_coco
+from dh_keras.data.formats.findings import Finding
+from dh_keras.errors import DataError
 from dh_keras.reports.data_doctor.box_checks import anchor_coverage, anchor_findings, unusual_boxes
 from dh_keras.reports.data_doctor.checks import (
     annotation_findings,
@@ -13,11 +18,7 @@ from dh_keras.reports.data_doctor.checks import (
     split_differences,
 )
 from dh_keras.reports.data_doctor.examined import Examined, examine_split
-from dh_keras.reports.data_doctor.findings import KINDS, Finding
-from dh_keras.reports.data_doctor.split import read_split
-from dh_keras.config.schema import Config
-from dh_keras.data.formats.coco import load_coco
-from dh_keras.errors import DataError
+from dh_keras.reports.data_doctor.findings import KINDS
 
 
 @dataclass
@@ -60,9 +61,8 @@ def diagnose(
     given = [("train", annotations, images)]
     if val_annotations is not None:
         given.append(("val", val_annotations, val_images))
-    read = [read_split(*one) for one in given]
-    splits = [examine_split(split) for split, _ in read]
-    findings = [finding for _, found in read for finding in found]
+    splits = [examine_split(split) for split in [_read_split(*one) for one in given]]
+    findings = [finding for examined in splits for finding in examined.split.findings()]
     coverage = {}
     for examined in splits:
         findings += file_findings(examined) + annotation_findings(examined) + boxed_twice(examined)
@@ -75,6 +75,13 @@ def diagnose(
     if refusal and not errors:
         findings.append(Finding("refused", "train, val", refusal))
     return Diagnosis(splits, findings, coverage, refusal or (errors[0].message if errors else None))
+
+
+def _read_split(name: str, annotations: str | Path, images: str | Path) -> CocoFile:
+    split = read_coco(annotations, images, name=name)
+    if next(split.images_dir.iterdir(), None) is None:
+        raise DataError(f"images folder {images}: is empty; give the folder that file_name in {annotations} starts from")
+    return split
 
 
 def _refusal(given: Sequence[tuple]) -> str | None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dh_keras.reports.data_doctor.file_scan import FileFacts, examine_files
-from dh_keras.reports.data_doctor.findings import Finding, Picture
-from dh_keras.reports.data_doctor.split import Split
 from dh_keras.data.dataset import boxes_from_xywh
+from dh_keras.data.formats.coco_file import CocoFile
+from dh_keras.data.formats.findings import Finding, Picture
+from dh_keras.reports.data_doctor.file_scan import FileFacts, examine_files
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Examined:
     """A split whose files were decoded.
 
     Args:
-        split: the rows of its JSON.
+        split: the usable rows of its JSON.
         facts: of its N files.
         good: bool[N], the file can be used as it is.
         sizes: int64[N, 2], (height, width) of the upright image; 1 x 1 where there is none.
@@ -29,7 +29,7 @@ class Examined:
         colours: float32[M, 3], mean RGB in 0..255 inside the box.
     """
 
-    split: Split
+    split: CocoFile
     facts: list[FileFacts]
     good: np.ndarray
     sizes: np.ndarray
@@ -61,7 +61,7 @@ class Examined:
         return Finding(kind, split.name, text, self.picture(image, boxes), numbers)
 
 
-def examine_split(split: Split) -> Examined:
+def examine_split(split: CocoFile) -> Examined:
     """Decode all files of a split and bring its boxes into their pixels."""
     whole = boxes_from_xywh(split.xywh)
     of_image = np.argsort(split.box_images, kind="stable")

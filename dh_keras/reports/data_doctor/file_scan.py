@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dh_keras.reports.data_doctor.duplicates import THUMBNAIL
 from dh_keras.data.images import EXIF_WINDOW, read_exif_orientation, upright_frame
 from dh_keras.errors import one_line
+from dh_keras.reports.data_doctor.duplicates import THUMBNAIL
 
 _FORMATS = ("JPEG", "MPO", "PNG")
 _EXTENSIONS = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png",)}

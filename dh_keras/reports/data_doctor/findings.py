@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dh_keras.data.formats.findings import Finding
+
 SEVERITIES = ("error", "warning", "info")
 
 
@@ -19,42 +21,6 @@ class Kind:
     severity: str
     title: str
     advice: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image of a finding and the boxes it is about.
-
-    Args:
-        path: absolute path of the image file.
-        orientation: EXIF orientation to apply.
-        boxes: y1 x1 y2 x2 in pixels of the upright image.
-        labels: one for each box.
-    """
-
-    path: str
-    orientation: int
-    boxes: tuple[tuple[float, ...], ...] = ()
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault.
-
-    Args:
-        kind: key of `KINDS`.
-        split: "train", "val" or "train, val".
-        message: one line that names the file, the annotation or the category.
-        pictures: where it can be seen; none for a file that cannot be read.
-        annotation_ids: ids of the annotations it is about, as in the file.
-    """
-
-    kind: str
-    split: str
-    message: str
-    pictures: tuple[Picture, ...] = ()
-    annotation_ids: tuple[object, ...] = ()
 
 
 _MEND = "mend the file, or let --fix do it"

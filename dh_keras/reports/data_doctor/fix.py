@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dh_keras.data.formats.coco import load_coco
+from dh_keras.data.formats.coco_file import is_int
+from dh_keras.errors import DataError
 from dh_keras.reports.data_doctor.checks import boxes_as_stored
 from dh_keras.reports.data_doctor.examined import Examined
-from dh_keras.data.formats.coco import load_coco
-from dh_keras.data.formats.coco_rows import is_int
-from dh_keras.errors import DataError
 
 # load_coco rounds boxes to float32; a box that is thinner than this would have no area there.
 _MIN_SIDE = 1e-3
@@ -142,9 +142,9 @@ def _clean_annotations(
         if row["image_id"] is None:
             changes["annotations of images left out"] += 1
             continue
-        if not _fit_box(row, split.xywh[box] * scales[image], frames[image], changes):
+        if not _fit_box(row, split.xywh[box] * scales[image], split.area[box], frames[image], changes):
             continue
-        key = (row["image_id"], row["category_id"], *row["bbox"], bool(row.get("iscrowd", 0)))
+        key = (row["image_id"], row["category_id"], *row["bbox"], split.crowd[box])
         if key in seen:
             changes["exact copies of boxes left out"] += 1
             continue
@@ -173,7 +173,7 @@ def _scales(examined: Examined, changes: Counter[str]) -> np.ndarray:
     return scales
 
 
-def _fit_box(row: dict, xywh: np.ndarray, size: tuple[int, int], changes: Counter[str]) -> bool:
+def _fit_box(row: dict, xywh: np.ndarray, area: float, size: tuple[int, int], changes: Counter[str]) -> bool:
     """Clip the box of a row to the image; return whether something is left."""
     height, width = size
     start, end = xywh[:2], xywh[:2] + xywh[2:]
@@ -189,6 +189,5 @@ def _fit_box(row: dict, xywh: np.ndarray, size: tuple[int, int], changes: Counte
         bbox = xywh.tolist()
     if bbox != row["bbox"]:
         row["bbox"] = bbox
-        known = is_int(row.get("area")) or isinstance(row.get("area"), float)  # of a mask, it is less than the box's
-        row["area"] = float(np.nanmin([row["area"] if known else np.inf, sides.prod()]))
+        row["area"] = float(np.nanmin([area, sides.prod()]))  # of a mask, it is less than the box's
     return True

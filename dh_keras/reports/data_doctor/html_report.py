@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from dh_keras.reports.data_doctor.box_checks import COVERAGE_IOUS
-from dh_keras.reports.data_doctor.examined import Examined
-from dh_keras.reports.data_doctor.charts import overview
-from dh_keras.reports.data_doctor.findings import KINDS, SEVERITIES, Finding, worst_first
-from dh_keras.reports.data_doctor.sheets import contact_sheet, data_address, draw_picture
 from dh_keras.config.schema import Config
+from dh_keras.data.formats.findings import Finding
+from dh_keras.reports.data_doctor.box_checks import COVERAGE_IOUS
+from dh_keras.reports.data_doctor.charts import overview
+from dh_keras.reports.data_doctor.examined import Examined
+from dh_keras.reports.data_doctor.findings import KINDS, SEVERITIES, worst_first
+from dh_keras.reports.data_doctor.sheets import contact_sheet, data_address, draw_picture
 
 SHOWN_PER_KIND = 12
 _EXAMPLE_WIDTH = 70

@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from dh_keras.config.schema import Config
+from dh_keras.errors import DataError
 from dh_keras.reports.data_doctor.augmented_batches import augmented_batches
 from dh_keras.reports.data_doctor.diagnosis import Diagnosis, diagnose
 from dh_keras.reports.data_doctor.fix import check_output, write_fixed
 from dh_keras.reports.data_doctor.html_report import format_coverage, format_summary, write_html, write_json
-from dh_keras.config.schema import Config
-from dh_keras.errors import DataError
 
 
 def inspect_data(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from dh_keras.data.formats.findings import Picture
+from dh_keras.inference.drawing import class_colors, draw_boxes
 from dh_keras.reports.data_doctor.examined import Examined
 from dh_keras.reports.data_doctor.file_scan import read_upright
-from dh_keras.reports.data_doctor.findings import Picture
-from dh_keras.inference.drawing import class_colors, draw_boxes
 
 _SIDE = 560  # most pixels of a picture in the report
 _AROUND = 5  # a box is shown in a part of the image this many times its size ...
