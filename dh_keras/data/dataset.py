@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 # Clipping that moves no side by more than this many pixels is rounding in the file, not a box outside the image.
-_CLIP_TOLERANCE = 1e-2
+CLIP_TOLERANCE = 1e-2
 
 
 @dataclass
@@ -166,7 +166,7 @@ def _flatten(columns: dict[str, Any], sizes: np.ndarray, category_ids: np.ndarra
         limit = np.tile(sizes[image].astype(np.float64), 2)
         boxes = np.clip(whole, 0, limit).astype(np.float32)
         usable &= (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        moved = (np.abs(boxes - whole) > _CLIP_TOLERANCE).any(axis=1)
+        moved = (np.abs(boxes - whole) > CLIP_TOLERANCE).any(axis=1)
     target = usable & ~columns["iscrowd"]
     rows = np.flatnonzero(target)[np.argsort(image[target], kind="stable")]
     by_id = np.argsort(category_ids)

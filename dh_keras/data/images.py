@@ -40,10 +40,7 @@ def check_images_on_disk(
 
 
 def upright_frame(path: str, declared: tuple[int, int] | None) -> tuple[tuple[int, int], int] | str:
-    """Find the frame of an image's boxes from the header of its file.
-
-    Most tools annotate what they show, the image turned by its EXIF tag; some ignore the tag. Where the tag swaps the
-    sides, the size in the JSON tells which it was.
+    """Find the frame of an image's boxes from the header of its file; see `choose_frame`.
 
     Args:
         path: the image file.
@@ -56,16 +53,36 @@ def upright_frame(path: str, declared: tuple[int, int] | None) -> tuple[tuple[in
         raw, orientation = _read_header(path)
     except DataError as error:
         return str(error)
-    turned = raw[::-1] if orientation >= 5 else raw
-    if declared in (None, turned):
-        return turned, orientation
-    if declared == raw:
-        return raw, 1
+    frame = choose_frame(raw, orientation, declared)
+    if frame is not None:
+        return frame
     shown = f"{raw[1]}x{raw[0]}" + (f" (EXIF orientation {orientation})" if orientation != 1 else "")
     return (
         f"image {path}: the file is {shown} but its annotation says {declared[1]}x{declared[0]} (width x height); "
         "correct width and height, and the boxes if they belong to another size"
     )
+
+
+def choose_frame(
+    stored: tuple[int, int], orientation: int, declared: tuple[int, int] | None
+) -> tuple[tuple[int, int], int] | None:
+    """Decide whether the boxes of an image are in its upright or in its stored pixels.
+
+    Most tools annotate what they show, the image turned by its EXIF tag; some ignore the tag. Where the tag swaps the
+    sides, the annotated size tells which it was.
+
+    Args:
+        stored: (height, width) of the file in pixels.
+        orientation: of its EXIF tag, 1..8.
+        declared: (height, width) of the annotation in pixels, if it has one.
+
+    Returns:
+        ((height, width), EXIF orientation to apply), or None when the annotation is of another size.
+    """
+    turned = stored[::-1] if orientation >= 5 else stored
+    if declared in (None, turned):
+        return turned, orientation
+    return (stored, 1) if declared == stored else None
 
 
 def _read_header(path: str) -> tuple[tuple[int, int], int]:
@@ -101,7 +118,10 @@ def _looks_complete(kind: str, tail: bytes) -> bool:
 
 
 def read_exif_orientation(head: bytes) -> int:
-    """Read the EXIF orientation of a JPEG file without decoding it.
+    """Read the EXIF orientation of a JPEG file, byte for byte as `transforms.exif_orientation` does.
+
+    Pillow's `getexif` would not agree with the graph that a SavedModel serves: it gives up at the first broken entry,
+    reads other types of numbers, and takes the orientation of XMP and of PNG files, too.
 
     Args:
         head: the file's first bytes; at most `EXIF_WINDOW` of them are looked at.

@@ -100,10 +100,10 @@ def make_operation(
         make_matrix, strength = _MATRICES[name]
         strength = translate_const if strength is None else strength
         return lambda image, boxes, draws: warp(image, boxes, make_matrix(draws.sign() * share * strength, image))
-    return functools.partial(_recolour, name=name, level=level)
+    return functools.partial(_recolor, name=name, level=level)
 
 
-def _recolour(image: tf.Tensor, boxes: tf.Tensor, draws: Draws, *, name: str, level: float) -> Pair:
+def _recolor(image: tf.Tensor, boxes: tf.Tensor, draws: Draws, *, name: str, level: float) -> Pair:
     """Apply an operation that draws nothing and moves nothing."""
     from official.vision.ops import augment
 

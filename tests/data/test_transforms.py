@@ -171,6 +171,25 @@ def test_garbled_exif_is_upright_and_never_an_error(make):
         assert read_exif_orientation(data) == 1, number
 
 
+def test_broken_entries_bytes_xmp_and_png_are_read_alike_with_and_without_the_graph(make):
+    pixels = make.pixels(16, 24)
+    jpeg, segment = make.encode(pixels), make.exif(6, before=2)
+    entry = struct.pack("<HHII", 0x0101, 4, 1, 7)
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"/>'
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    cases = [
+        (make.with_segments(jpeg, segment.replace(entry, struct.pack("<HHII", 0x0101, 4, 2**30, 2**31))), 6),
+        (make.with_segments(jpeg, segment.replace(b"\x12\x01\x03\0\x01", b"\x12\x01\x03\0\x09")), 6),
+        (make.with_segments(jpeg, make.exif(6, kind=1)), 1),
+        (make.with_segments(jpeg, b"\xff\xe1" + struct.pack(">H", len(xmp) + 2) + xmp), 1),
+        (make.encode(pixels, "PNG", exif=tags), 1),
+    ]
+    for number, (data, expected) in enumerate(cases):
+        assert int(transforms.exif_orientation(tf.constant(data))) == expected, number
+        assert read_exif_orientation(data) == expected, number
+
+
 def test_random_bytes_are_read_alike_with_and_without_the_graph(make):
     random = np.random.default_rng(0)
     jpeg = make.with_segments(make.encode(make.pixels(16, 24)), make.exif(6, before=2))

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from dh_keras.data import transforms
+from dh_keras.data.images import choose_frame
 from dh_keras.errors import DataError, one_line
 
 # A record is its length (8 bytes), a checksum of the length (4), the data, and a checksum of the data (4).
@@ -81,16 +82,16 @@ def _next_row(iterator, record: str) -> dict:
     stored, declared = tuple(row.pop("stored_size").tolist()), tuple(row.pop("declared_size").tolist())
     if min(stored) < 1:
         raise DataError(f"{record}: image/encoded is neither JPEG nor PNG; write the file from such images")
-    turned = stored[::-1] if row["orientation"] >= 5 else stored
-    if declared not in (turned, stored):
+    frame = choose_frame(stored, int(row["orientation"]), declared)
+    if frame is None:
         raise DataError(
             f"{record}: the image is {stored[1]}x{stored[0]} but image/width and image/height say "
             f"{declared[1]}x{declared[0]}; write the file again"
         )
     if len({len(row[name]) for name in ("boxes", "labels", "is_crowd", "area")}) > 1:
         raise DataError(f"{record}: its boxes, labels, is_crowd and area are not equally many; write the file again")
-    orientation = int(row["orientation"]) if declared == turned else 1
-    return row | {"size": declared, "orientation": orientation, "source_id": row["source_id"].decode(errors="replace")}
+    size, orientation = frame
+    return row | {"size": size, "orientation": orientation, "source_id": row["source_id"].decode(errors="replace")}
 
 
 def _record_parser():

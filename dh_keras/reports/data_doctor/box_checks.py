@@ -126,5 +126,5 @@ def _features(examined: Examined) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.log(sides.prod(axis=1) / examined.sizes[examined.split.box_images].prod(axis=1)) / 2
         shape = np.log(sides[:, 0] / sides[:, 1])
-    red, green, blue = examined.colours.T.astype(np.float64)
+    red, green, blue = examined.colors.T.astype(np.float64)
     return np.stack([size, shape, (red + green + blue) / 3, red - blue, green - (red + blue) / 2], axis=1)

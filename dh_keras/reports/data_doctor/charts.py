@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from dh_keras.config.schema import Config
 from dh_keras.reports.data_doctor.examined import Examined
 
-_COLOURS = {"train": "#2563eb", "val": "#f97316"}
+_COLORS = {"train": "#2563eb", "val": "#f97316"}
 _LARGEST_BAR_CHART = 40  # classes
 
 
@@ -52,7 +52,7 @@ def _class_counts(splits: Sequence[Examined]) -> bytes:
     for position, (split, of_class) in enumerate(counts.items()):
         places = np.arange(len(shown)) + (position - (len(splits) - 1) / 2) * height
         values = [of_class.get(name, 0) for name in shown]
-        bars = axes.barh(places, values, height=height, color=_COLOURS[split], label=split)
+        bars = axes.barh(places, values, height=height, color=_COLORS[split], label=split)
         axes.bar_label(bars, padding=3, fontsize=8)
     axes.set_yticks(range(len(shown)), [_short(name) for name in shown])
     axes.invert_yaxis()
@@ -69,7 +69,7 @@ def _box_sizes(splits: Sequence[Examined], config: Config) -> bytes:
     lowest = max(1.0, min([config.model.rpn.anchor_sizes[0], *(s.min() for s in sides.values() if s.size)]) * 0.8)
     bins = np.geomspace(lowest, highest, 50)
     for name, side in sides.items():
-        axes.hist(side, bins=bins, histtype="stepfilled", alpha=0.5, color=_COLOURS[name], label=name)
+        axes.hist(side, bins=bins, histtype="stepfilled", alpha=0.5, color=_COLORS[name], label=name)
     for index, size in enumerate(config.model.rpn.anchor_sizes):
         axes.axvline(size, color="#111827", linestyle="--", linewidth=1, label=None if index else "anchor sizes")
     axes.set_xscale("log", base=2)
@@ -99,7 +99,7 @@ def _box_shapes(splits: Sequence[Examined], config: Config) -> bytes:
         boxes = examined.boxes[examined.usable]
         height, width = (boxes[:, 2:] - boxes[:, :2]).T
         shapes = np.clip(height / width, 1 / 8, 8)
-        axes.hist(shapes, bins=bins, alpha=0.5, color=_COLOURS[examined.split.name], label=examined.split.name)
+        axes.hist(shapes, bins=bins, alpha=0.5, color=_COLORS[examined.split.name], label=examined.split.name)
     for index, ratio in enumerate(config.model.rpn.anchor_ratios):
         axes.axvline(ratio, color="#111827", linestyle="--", linewidth=1, label=None if index else "anchor ratios")
     axes.set_xscale("log", base=2)
@@ -116,7 +116,7 @@ def _image_sizes(splits: Sequence[Examined]) -> bytes:
         sizes, counts = np.unique(examined.sizes[examined.good], axis=0, return_counts=True)
         label = f"{examined.split.name}: {counts.sum()} images, {len(sizes)} size{'s' * (len(sizes) != 1)}"
         area = 20 + 180 * counts / max(counts.max(initial=1), 1)
-        axes.scatter(sizes[:, 1], sizes[:, 0], s=area, alpha=0.5, color=_COLOURS[examined.split.name], label=label)
+        axes.scatter(sizes[:, 1], sizes[:, 0], s=area, alpha=0.5, color=_COLORS[examined.split.name], label=label)
     highest = np.concatenate([examined.sizes[examined.good] for examined in splits]).max(axis=0, initial=1) * 1.15
     axes.set_xlim(0, highest[1])
     axes.set_ylim(0, highest[0])

@@ -5,19 +5,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dh_keras.data.dataset import CLIP_TOLERANCE
 from dh_keras.data.formats.findings import Finding
 from dh_keras.reports.data_doctor.duplicates import near_duplicates
-from dh_keras.reports.data_doctor.examined import Examined
+from dh_keras.reports.data_doctor.examined import Examined, rows_by_image
 
-# Clipping that moves no side by more than this many pixels is rounding in the file, as in `data.dataset`.
-_CLIP_TOLERANCE = 1e-2
 _SAME_OBJECT_IOU = 0.8
 
 
 def file_findings(examined: Examined) -> list[Finding]:
     """Find files that cannot be used, and what is worth knowing about the others."""
     split, found, seen, turned = examined.split, [], set(), boxes_as_stored(examined)
-    of_image = np.split(np.argsort(split.box_images, kind="stable"), _ends(split.box_images, len(split.images)))
+    of_image = rows_by_image(split.box_images, len(split.images))
     for index, (image, facts) in enumerate(zip(split.images, examined.facts, strict=True)):
         if image.path in seen:
             found.append(Finding("file_listed_twice", split.name, image.file_name, examined.picture(index)))
@@ -33,10 +32,6 @@ def file_findings(examined: Examined) -> list[Finding]:
             message = f"{image.file_name}: the size in the JSON is upright, but boxes reach out of it"
             found.append(Finding("boxes_not_upright", split.name, message, examined.picture(index, of_image[index])))
     return found
-
-
-def _ends(box_images: np.ndarray, images: int) -> np.ndarray:
-    return np.cumsum(np.bincount(box_images, minlength=images))[:-1]
 
 
 def boxes_as_stored(examined: Examined) -> set[int]:
@@ -61,7 +56,7 @@ def annotation_findings(examined: Examined) -> list[Finding]:
             found.append(examined.box_finding("degenerate_box", box, message=f"bbox {numbers}"))
         elif examined.good[image] and image not in turned:
             moved = np.abs(examined.whole[box] - examined.boxes[box]).max()
-            if moved > _CLIP_TOLERANCE:
+            if moved > CLIP_TOLERANCE:
                 height, width = examined.sizes[image]
                 inside = (examined.boxes[box, 2:] > examined.boxes[box, :2]).all()
                 how = f"reaches {moved:.4g} pixels out of" if inside else "is dropped, as it lies outside"
@@ -101,9 +96,8 @@ def boxed_twice(examined: Examined) -> list[Finding]:
 def boxes_by_image(examined: Examined) -> list[np.ndarray]:
     """Return the indices of the usable boxes of each image that has some, in the order of the file."""
     rows = np.flatnonzero(examined.usable)
-    rows = rows[np.argsort(examined.split.box_images[rows], kind="stable")]
-    groups = np.split(rows, _ends(examined.split.box_images[rows], len(examined.split.images)))
-    return [group for group in groups if len(group)]
+    groups = rows_by_image(examined.split.box_images[rows], len(examined.split.images))
+    return [rows[group] for group in groups if len(group)]
 
 
 def split_differences(splits: Sequence[Examined]) -> list[Finding]:

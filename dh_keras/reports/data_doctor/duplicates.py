@@ -4,7 +4,6 @@ A second photograph of a scene is often shifted by a few per cent, which changes
 the best of several shifts finds it all the same. Letters: N images, S pixels of a thumbnail's side.
 """
 
-import cv2
 import numpy as np
 
 THUMBNAIL = 48  # S; a multiple of the coarse side
@@ -29,6 +28,8 @@ def near_duplicates(thumbnails: np.ndarray, sets: np.ndarray) -> list[tuple[int,
     Returns:
         (i, j, correlation in 0..1) with i < j, sorted.
     """
+    import cv2
+
     found: list[tuple[int, int, float]] = []
     if len(thumbnails) < 2:
         return found

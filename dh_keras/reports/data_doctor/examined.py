@@ -26,7 +26,7 @@ class Examined:
         whole: float64[M, 4], boxes y1 x1 y2 x2 as annotated.
         boxes: float64[M, 4], clipped to the image.
         usable: bool[M], what training uses as a target: in a good file, with an area, no crowd.
-        colours: float32[M, 3], mean RGB in 0..255 inside the box.
+        colors: float32[M, 3], mean RGB in 0..255 inside the box.
     """
 
     split: CocoFile
@@ -36,7 +36,7 @@ class Examined:
     whole: np.ndarray
     boxes: np.ndarray
     usable: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
 
     def class_of(self, box: int) -> str:
         """Return the class name of a box."""
@@ -61,12 +61,16 @@ class Examined:
         return Finding(kind, split.name, text, self.picture(image, boxes), numbers)
 
 
+def rows_by_image(box_images: np.ndarray, images: int) -> list[np.ndarray]:
+    """Return, for each of so many images, which entries of int64[M] are its own, in their order."""
+    ends = np.cumsum(np.bincount(box_images, minlength=images))[:-1]
+    return np.split(np.argsort(box_images, kind="stable"), ends) if images else []
+
+
 def examine_split(split: CocoFile) -> Examined:
     """Decode all files of a split and bring its boxes into their pixels."""
     whole = boxes_from_xywh(split.xywh)
-    of_image = np.argsort(split.box_images, kind="stable")
-    ends = np.cumsum(np.bincount(split.box_images, minlength=len(split.images)))[:-1]
-    groups = np.split(of_image, ends) if split.images else []
+    groups = rows_by_image(split.box_images, len(split.images))
     tasks = [(image.path, image.declared, whole[rows]) for image, rows in zip(split.images, groups, strict=True)]
     facts = examine_files(tasks, label=split.name)
     good = np.array([fact.error is None for fact in facts], bool)
@@ -75,9 +79,9 @@ def examine_split(split: CocoFile) -> Examined:
     with np.errstate(invalid="ignore"):
         boxes = np.clip(whole, 0, limits)
         has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & np.isfinite(whole).all(axis=1)
-    colours = np.full((len(whole), 3), np.nan, np.float32)
+    colors = np.full((len(whole), 3), np.nan, np.float32)
     for fact, rows in zip(facts, groups, strict=True):
-        if fact.colours is not None:
-            colours[rows] = fact.colours
+        if fact.colors is not None:
+            colors[rows] = fact.colors
     usable = has_area & good[split.box_images] & ~split.crowd
-    return Examined(split, facts, good, sizes, whole, boxes, usable, colours)
+    return Examined(split, facts, good, sizes, whole, boxes, usable, colors)
