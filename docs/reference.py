@@ -11,7 +11,7 @@ from typing import Any
 
 from dh_keras.config.options import options
 from dh_keras.config.schema import Config
-from dh_keras.reports.data_doctor.findings import KINDS
+from dh_keras.reports.data_doctor.kinds import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 ARGUMENT = re.compile(r"^([a-z_0-9, ]+): (.*)$")

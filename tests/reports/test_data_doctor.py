@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dh_keras.reports.data_doctor.diagnosis import diagnose
-from dh_keras.reports.data_doctor.findings import KINDS
+from dh_keras.reports.data_doctor.kinds import KINDS
 from dh_keras.reports.data_doctor.fix import write_fixed
 from dh_keras.commands.parser import run_script
 from dh_keras.config.load import load_config

@@ -18,7 +18,7 @@ from dh_keras.reports.data_doctor.checks import (
     split_differences,
 )
 from dh_keras.reports.data_doctor.examined import Examined, examine_split
-from dh_keras.reports.data_doctor.findings import KINDS
+from dh_keras.reports.data_doctor.kinds import KINDS
 
 
 @dataclass

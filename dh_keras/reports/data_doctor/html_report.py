@@ -13,7 +13,7 @@ from dh_keras.data.formats.findings import Finding
 from dh_keras.reports.data_doctor.box_checks import COVERAGE_IOUS
 from dh_keras.reports.data_doctor.charts import overview
 from dh_keras.reports.data_doctor.examined import Examined
-from dh_keras.reports.data_doctor.findings import KINDS, SEVERITIES, worst_first
+from dh_keras.reports.data_doctor.kinds import KINDS, SEVERITIES, worst_first
 from dh_keras.reports.data_doctor.sheets import contact_sheet, data_address, draw_picture
 
 SHOWN_PER_KIND = 12
