@@ -38,6 +38,7 @@ FREE_OF_TENSORFLOW = (
     "run.run_folder",
     "data.canvases",
     "data.formats.coco",
+    "data.formats.coco_entries",
     "data.formats.coco_file",
     "data.dataset",
     "data.shapes",

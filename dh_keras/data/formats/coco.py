@@ -10,15 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from dh_keras.data.dataset import CocoDataset, build_dataset
-from dh_keras.data.formats.coco_file import (
-    CocoFile,
-    is_int,
-    parse_categories,
-    parse_image_ids,
-    read_coco,
-    read_json,
-    refuse_errors,
-)
+from dh_keras.data.formats.coco_entries import is_int, parse_categories, parse_image_ids, read_json, refuse_errors
+from dh_keras.data.formats.coco_file import CocoFile, read_coco
 from dh_keras.data.images import check_images_on_disk
 from dh_keras.errors import DataError
 from dh_keras.run.classes import Category
@@ -48,7 +41,7 @@ def load_coco(
         DataError: one line naming the file, what was expected and what to do.
     """
     file = read_coco(annotations, images)
-    refuse_errors(file.annotations_path, file.findings())
+    refuse_errors(file.annotations_path, file.errors())
     file.tree["annotations"] = []  # they are columns now, and as many rows are made again for the evaluation
     categories, category_ids = _match_categories(file, categories)
     paths = [image.path for image in file.images]

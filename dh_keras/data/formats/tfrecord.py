@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from dh_keras.data.dataset import CocoDataset, build_dataset
 from dh_keras.data.formats.coco import read_categories
-from dh_keras.data.formats.coco_file import parse_categories
+from dh_keras.data.formats.coco_entries import parse_categories
 from dh_keras.data.formats.record_scan import scan_offsets, scan_records
 from dh_keras.errors import DataError
 from dh_keras.run.classes import Category

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dh_keras.data.formats.coco import load_coco
-from dh_keras.data.formats.coco_file import is_int
+from dh_keras.data.formats.coco_entries import is_int
 from dh_keras.errors import DataError
 from dh_keras.reports.data_doctor.checks import boxes_as_stored
 from dh_keras.reports.data_doctor.examined import Examined
