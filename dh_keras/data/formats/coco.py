@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dh_keras.data.dataset import CocoDataset, build_dataset
-from dh_keras.data.formats.coco_entries import is_int, parse_categories, parse_image_ids, read_json, refuse_errors
+from dh_keras.data.formats.coco_entries import image_id_findings, is_int, parse_categories, read_json, refuse_errors
 from dh_keras.data.formats.coco_file import CocoFile, read_coco
 from dh_keras.data.images import check_images_on_disk
 from dh_keras.errors import DataError
@@ -96,8 +96,8 @@ def read_image_ids(annotations: str | Path) -> tuple[dict[str, int | float | str
     """
     path = Path(annotations)
     tree = read_json(path)
-    names = [os.path.normpath(str(row.get("file_name"))) for row in tree["images"]]
-    image_ids = dict(zip(names, parse_image_ids(path, tree["images"]), strict=True))
+    refuse_errors(path, image_id_findings("", tree["images"]))
+    image_ids = {os.path.normpath(str(row.get("file_name"))): row["id"] for row in tree["images"]}
     return image_ids, {category.name: category.id for category in parse_categories(path, tree["categories"])}
 
 

@@ -77,23 +77,9 @@ def parse_categories(path: Path, rows: list[dict]) -> tuple[Category, ...]:
     Raises:
         DataError: naming the file and the category.
     """
-    categories, _, findings = read_categories("", rows)
+    categories, _, findings = scan_categories("", rows)
     refuse_errors(path, findings)
     return categories
-
-
-def parse_image_ids(path: Path, rows: list[dict]) -> list[int | float | str]:
-    """Return the ids of the images of a file, as in it.
-
-    Args:
-        path: the file, for messages.
-        rows: objects with an `id`, each its own.
-
-    Raises:
-        DataError: naming the file and the image.
-    """
-    refuse_errors(path, _image_id_findings("", rows))
-    return [row["id"] for row in rows]
 
 
 def is_int(value: object) -> bool:
@@ -116,7 +102,7 @@ def refuse_errors(path: Path, findings: Iterable[Finding]) -> None:
             raise DataError(f"annotations {path}: {finding.refusal}")
 
 
-def read_categories(split: str, rows: list[dict]) -> tuple[tuple[Category, ...], dict[int, int], list[Finding]]:
+def scan_categories(split: str, rows: list[dict]) -> tuple[tuple[Category, ...], dict[int, int], list[Finding]]:
     """Return the categories sorted by id, {category id: class index}, and what is wrong."""
     findings: list[Finding] = []
     name_of_id: dict[int, str] = {}
@@ -142,7 +128,7 @@ def read_categories(split: str, rows: list[dict]) -> tuple[tuple[Category, ...],
     return categories, {number: index[name] for number, name in name_of_id.items()}, findings
 
 
-def _image_id_findings(split: str, rows: list[dict]) -> list[Finding]:
+def image_id_findings(split: str, rows: list[dict]) -> list[Finding]:
     """Find images without an id, and those with one that an image before has."""
     findings: list[Finding] = []
     first: dict[object, dict] = {}
@@ -160,11 +146,11 @@ def _image_id_findings(split: str, rows: list[dict]) -> list[Finding]:
     return findings
 
 
-def read_images(
+def scan_images(
     split: str, folder: Path, rows: list[dict]
 ) -> tuple[list[ImageEntry], dict[object, int], list[Finding]]:
     """Return the entries that name a file, {image id: index of the first of it}, and what is wrong."""
-    findings = _image_id_findings(split, rows)
+    findings = image_id_findings(split, rows)
     images: list[ImageEntry] = []
     index_of_id: dict[object, int] = {}
     root = os.path.abspath(folder)

@@ -18,16 +18,13 @@ from dh_keras.data.formats.coco_entries import (
     IMAGE_ID_TYPES,
     ImageEntry,
     is_int,
-    read_categories,
-    read_images,
     read_json,
+    scan_categories,
+    scan_images,
 )
 from dh_keras.data.formats.findings import Finding
 from dh_keras.errors import DataError
 from dh_keras.run.classes import Category
-
-# True and False are numbers to Python, so types are compared.
-_CATEGORY_ID_TYPES = (int,)
 
 
 @dataclass
@@ -89,8 +86,14 @@ class CocoFile:
         """Yield what stops training, in the order of complaint; made one by one, as the first is often enough."""
         yield from self.entry_findings
         image_ids = {image.id for image in self.images}
-        for row in self.lost_rows.tolist():
-            yield _lost_finding(self.name, self.tree["annotations"][row], image_ids)
+        for row in (self.tree["annotations"][number] for number in self.lost_rows.tolist()):
+            what, advice = "category", "add the category or remove the annotation"
+            if type(row.get("image_id")) not in IMAGE_ID_TYPES or row["image_id"] not in image_ids:
+                what, advice = "image", "correct it or remove the annotation"
+            key, own = f"{what}_id", row.get("id")
+            message = f"annotation {own!r:.40} has {key} {row.get(key)!r:.40}, which no {what} has"
+            refusal = f"{message}; {advice}"
+            yield Finding("bad_reference", self.name, message, annotation_ids=(own,), refusal=refusal)
 
 
 def read_coco(annotations: str | Path, images_dir: str | Path, *, name: str = "") -> CocoFile:
@@ -108,11 +111,11 @@ def read_coco(annotations: str | Path, images_dir: str | Path, *, name: str = ""
     tree = read_json(path)
     if not folder.is_dir():
         raise DataError(f"images folder {folder}: no such folder; give the folder that file_name in {path} starts from")
-    categories, class_of_id, findings = read_categories(name, tree["categories"])
-    images, image_of_id, image_findings = read_images(name, folder, tree["images"])
+    categories, class_of_id, findings = scan_categories(name, tree["categories"])
+    images, image_of_id, image_findings = scan_images(name, folder, tree["images"])
     rows = tree["annotations"]
     box_images = _look_up(rows, "image_id", image_of_id, IMAGE_ID_TYPES)
-    box_classes = _look_up(rows, "category_id", class_of_id, _CATEGORY_ID_TYPES)
+    box_classes = _look_up(rows, "category_id", class_of_id, (int,))
     known = (box_images >= 0) & (box_classes >= 0)
     return CocoFile(
         name=name,
@@ -172,16 +175,3 @@ def _rows_without_own_id(rows: list[dict]) -> np.ndarray:
         else:
             seen.add(number)
     return np.array(bad, np.int64)
-
-
-def _lost_finding(split: str, row: dict, image_ids: Collection) -> Finding:
-    """Return the finding about an annotation of no image or no category."""
-    own, image = row.get("id"), row.get("image_id")
-    if type(image) not in IMAGE_ID_TYPES or image not in image_ids:
-        what, advice = "image", "correct it or remove the annotation"
-    else:
-        what, advice = "category", "add the category or remove the annotation"
-    key = f"{what}_id"
-    message = f"annotation {own!r:.40} has {key} {row.get(key)!r:.40}, which no {what} has"
-    refusal = f"{message}; {advice}"
-    return Finding("bad_reference", split, message, annotation_ids=(own,), refusal=refusal)
