@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dh_keras.data import shapes
+from dh_keras.data import shape_drawing, shapes
 from dh_keras.data.formats.coco import load_coco
-from dh_keras.data.shapes import CATEGORIES, draw_image, write_shapes
+from dh_keras.data.shape_drawing import CATEGORIES, draw_image
+from dh_keras.data.shapes import write_shapes
 from dh_keras.errors import DataError
 
 SETTINGS = {"train_images": 16, "val_images": 3, "seed": 5}
@@ -116,12 +117,12 @@ def test_what_is_annotated_shows_at_least_three_fifths_and_some_of_it_is_covered
 
 
 def test_a_shape_that_is_drawn_over_loses_the_covered_area():
-    canvas = shapes._Canvas(np.random.default_rng(0), 20, 20)
+    canvas = shape_drawing._Canvas(np.random.default_rng(0), 20, 20)
     square = np.array([[4.0, 4], [4, 12], [12, 12], [12, 4]])
-    window = canvas._clip(*shapes._rasterise([square]))
+    window = canvas._clip(*shape_drawing._rasterise([square]))
     canvas._record(3, square, *window, full_area=64.0)
     right_half = square + np.array([0, 4])
-    canvas._record(3, right_half, *canvas._clip(*shapes._rasterise([right_half])), full_area=64.0)
+    canvas._record(3, right_half, *canvas._clip(*shape_drawing._rasterise([right_half])), full_area=64.0)
     assert canvas.shapes[0].area == pytest.approx(32.0)
     assert canvas.shapes[0].box == (4.0, 4.0, 12.0, 12.0)
     assert canvas.shapes[1].area == pytest.approx(64.0)
@@ -129,7 +130,7 @@ def test_a_shape_that_is_drawn_over_loses_the_covered_area():
 
 def test_coverage_adds_up_to_the_area_of_the_outline():
     outer = np.array([[1.0, 2.5], [1.0, 12.5], [21.0, 12.5], [21.0, 2.5]])
-    coverage, top, left = shapes._rasterise([outer])
+    coverage, top, left = shape_drawing._rasterise([outer])
     assert (top, left) == (1, 2)
     assert coverage.shape == (20, 11)
     assert coverage.sum() == pytest.approx(200, abs=0.15 * 60)  # Pillow draws outlines up to 0.15 pixels wide
