@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from dh_keras.benchmark import tables as report
-from dh_keras.benchmark.flops import stage_gflop
+from dh_keras.benchmark import tables
 from dh_keras.benchmark.machine import describe_machine, gemm_gflops, peak_rss_mb
 from dh_keras.benchmark.peer import measure_peer
 from dh_keras.benchmark.stages import best_scores, measure
@@ -75,7 +74,7 @@ def run_benchmark(
         measured_peer = measure_peer(peer, batch["images"], repeats=repeats)
     measurements = {name: [before[name], gemm_gflops(name)] for name in precisions}
     gemm = max(measurements["float32"])
-    rows = [report.add_gemm_share(row, gemm) for row in rows]
+    rows = [tables.add_gemm_share(row, gemm) for row in rows]
     _show_results(rows, measurements, measured_peer, show)
     return {
         "machine": machine,
@@ -109,18 +108,15 @@ def run_inference(
         measurement = measure(detector, batch, threshold=threshold_for(scores, wanted), repeats=repeats)
         if measurement.survivors != wanted:
             show(f"note: {measurement.survivors} RoIs survived instead of {wanted}")
-        gflop = stage_gflop(
-            config, num_classes=COCO_CLASSES, height=height, width=width, batch=images, rois=measurement.rois
-        )
-        rows.append(report.make_row(measurement, gflop, batch=batch, precision=precision, peak_rss_mb=peak_rss_mb()))
+        rows.append(tables.make_row(measurement, batch=batch, precision=precision, peak_rss_mb=peak_rss_mb()))
     return rows
 
 
 def _show_results(
     rows: list[dict], measurements: dict[str, list[float]], peer: dict | None, show: Callable[[str], None]
 ) -> None:
-    show("\n" + report.format_gemm(measurements))
+    show("\n" + tables.format_gemm(measurements))
     for row in rows:
-        show("\n" + report.format_row(row, max(measurements["float32"])))
+        show("\n" + tables.format_row(row, max(measurements["float32"])))
     if peer:
-        show("\n" + report.format_peer(peer, rows))
+        show("\n" + tables.format_peer(peer, rows))

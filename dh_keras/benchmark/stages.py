@@ -1,4 +1,4 @@
-"""Time of each stage of inference, and of the whole, on real inputs.
+"""Time and necessary operations of each stage of inference, and of the whole, on real inputs.
 
 Every stage is a graph of its own that is fed with what the stage before it put out. The whole is one graph, in which
 TensorFlow may overlap stages, so the stages' times need not add up to it.
@@ -15,10 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from dh_keras.benchmark.machine import median_ms
+from dh_keras.benchmark.operations import compile_graph, multiply_adds, roi_align_multiply_adds
 from dh_keras.modeling.detections import class_probs, surviving_rois
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 
 STAGES = ("backbone", "fpn", "rpn", "proposals", "roi_align", "fc_head", "conv_head", "detections")
+COUNTED = ("backbone", "fpn", "rpn", "fc_head", "conv_head")
 
 
 @dataclass
@@ -27,20 +29,17 @@ class Measurement:
 
     Args:
         stage_ms: milliseconds by the names of `STAGES`; 0 for a head that the variant does not have.
+        stage_gflop: billions of necessary floating-point operations by the same names.
         total_ms: milliseconds of the whole graph, from uint8 images of the network's size to detections.
         rois: float32 [R, 4] of all images by kind of head, pixels: what each kind of heads sees.
         survivors: RoIs of the whole graph with a class score above the threshold.
     """
 
     stage_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    stage_gflop: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     total_ms: float = 0.0
     rois: dict[str, np.ndarray] = field(default_factory=dict)
     survivors: int = 0
-
-
-def compile_graph(function: Callable, *inputs: Any) -> Callable:
-    """Trace a function into a graph for inputs of these shapes; the only place where the benchmark traces."""
-    return tf.function(function, autograph=False).get_concrete_function(*inputs)
 
 
 @contextmanager
@@ -106,8 +105,11 @@ class _Stages:
         self.repeats = repeats
 
     def run(self, stage: str, function: Callable, *inputs: Any) -> Any:
-        outputs, milliseconds = median_ms(compile_graph(function, *inputs), *inputs, repeats=self.repeats)
+        graph = compile_graph(function, *inputs)
+        outputs, milliseconds = median_ms(graph, *inputs, repeats=self.repeats)
         self.measurement.stage_ms[stage] += milliseconds
+        if stage in COUNTED and 0 not in tf.nest.flatten(inputs)[0].shape:  # for no RoI the conv-head takes a blank one
+            self.measurement.stage_gflop[stage] += 2e-9 * multiply_adds(graph)
         return outputs
 
     def propose(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
@@ -160,4 +162,6 @@ class _Stages:
             return outputs
 
         features = self.run("roi_align", pool, pyramid, rois, image_index)
+        pooled = roi_align_multiply_adds(detector.roi_align[kind], rois.numpy()) * features.shape[-1]
+        self.measurement.stage_gflop["roi_align"] += 2e-9 * pooled
         return self.run(f"{kind}_head", heads, features)

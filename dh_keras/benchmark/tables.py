@@ -3,14 +3,11 @@
 from dh_keras.benchmark.stages import STAGES, Measurement
 
 
-def make_row(
-    measurement: Measurement, stage_gflop: dict[str, float], *, batch: dict, precision: str, peak_rss_mb: float
-) -> dict:
+def make_row(measurement: Measurement, *, batch: dict, precision: str, peak_rss_mb: float) -> dict:
     """One run, ready for JSON except for `gemm_share`, which `add_gemm_share` adds.
 
     Args:
-        measurement: times and RoIs.
-        stage_gflop: of `flops.stage_gflop`, for the whole batch.
+        measurement: times, operations and RoIs.
         batch: of `make_batch`.
         precision: "float32" or "bfloat16".
         peak_rss_mb: of the process after the run.
@@ -25,9 +22,9 @@ def make_row(
         # Of one image; a whole number unless the scores of the whole graph differ from those it was chosen by.
         "surviving_rois": survivors / images if survivors % images else survivors // images,
         "total_ms": measurement.total_ms,
-        "necessary_gflop": sum(stage_gflop.values()),
+        "necessary_gflop": sum(measurement.stage_gflop.values()),
         "peak_rss_mb": peak_rss_mb,
-        "stages": {name: {"ms": measurement.stage_ms[name], "gflop": stage_gflop.get(name, 0.0)} for name in STAGES},
+        "stages": {name: {"ms": measurement.stage_ms[name], "gflop": measurement.stage_gflop[name]} for name in STAGES},
     }
 
 

@@ -3,9 +3,8 @@
 import tensorflow as tf
 
 from dh_keras.benchmark.machine import gemm_gflops, median_ms, peak_rss_mb
-from dh_keras.benchmark.stages import compile_graph
-from dh_keras.benchmark.training_flops import training_gflop
-from dh_keras.benchmark.training_workload import CLASSES, Case, build_trainee, make_training_batch
+from dh_keras.benchmark.operations import compile_graph, training_gflop
+from dh_keras.benchmark.training_workload import Case, build_trainee, make_training_batch
 from dh_keras.config.schema import ModelConfig
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.ops.sampling import image_seeds
@@ -35,13 +34,10 @@ def measure_training(config: ModelConfig, case: Case, *, repeats: int, stages: b
     peak = peak_rss_mb()
     rois = compile_graph(lambda batch: seen_rois(detector, batch), batch)(batch)
     rois = {kind: boxes.numpy() for kind, boxes in rois.items()}
-    gflop = training_gflop(
-        config, num_classes=CLASSES, height=case.height, width=case.width, batch=case.batch, rois=rois
-    )
     return {
         **case.to_dict(),
         "total_ms": total_ms,
-        "gflop": sum(gflop.values()),
+        "gflop": sum(training_gflop(detector, batch, rois).values()),
         "head_rois": {kind: len(boxes) for kind, boxes in rois.items()},
         "peak_rss_mb": peak,
         "stage_ms": measure_stages(detector, batch, total_ms=total_ms, repeats=repeats) if stages else {},

@@ -1,29 +1,21 @@
-"""The benchmark: operation counts against independent ones, its JSON, and forced numbers of surviving RoIs."""
+"""The benchmark of inference: its JSON, and forced numbers of surviving RoIs."""
 
 import importlib.util
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
-from dh_keras.benchmark import flops, machine, peer
-from dh_keras.benchmark import inference_benchmark as runner
-from dh_keras.benchmark import tables as report
+from dh_keras.benchmark import inference_benchmark, machine, peer, tables
 from dh_keras.benchmark.stages import STAGES, best_scores, measure
 from dh_keras.benchmark.workload import build_model, make_batch, threshold_for
 from dh_keras.commands.parser import run_script
 from dh_keras.config.load import load_config
-from dh_keras.config.schema import BackboneConfig, ConvHeadConfig
-from dh_keras.modeling.builder import assemble_detector
-from dh_keras.modeling.layers.roi_align import RoIAlign
-from dh_keras.modeling.ops import roi_align as roi_align_module
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_CONFIG = ROOT / "configs" / "shapes_tiny.yaml"
 HEIGHT, WIDTH = 96, 128
-PYRAMID_SIZES = {"P2": (24, 32), "P3": (12, 16), "P4": (6, 8), "P5": (3, 4), "P6": (2, 2)}
 
 
 @pytest.fixture
@@ -39,103 +31,6 @@ def script(monkeypatch, tiny_overrides):
         run_script(module.main, module.parse(), [*tiny, *arguments])
 
     return run
-
-
-def profiled_multiply_adds(function, *specs):
-    """Multiply-adds of convolutions and matrix products in a graph, as TensorFlow's own profiler counts them."""
-    graph = tf.function(function, autograph=False).get_concrete_function(*specs).graph
-    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
-    options["output"] = "none"
-    node = tf.compat.v1.profiler.profile(graph, options=options, cmd="op")
-    total = 0
-    while node.children:
-        node = node.children[0]
-        if node.name in ("Conv2D", "MatMul", "BatchMatMulV2"):
-            total += node.float_ops
-    return total / 2
-
-
-@pytest.mark.parametrize(
-    ("depth", "stride_in_1x1", "published"),
-    [(18, False, 1_814_073_344), (50, False, 4_089_184_256), (101, False, 7_801_405_440), (50, True, 3_857_973_248)],
-)
-def test_backbones_have_the_known_multiply_adds_at_224_pixels(depth, stride_in_1x1, published):
-    config = BackboneConfig(depth=depth, width=64, stride_in_1x1=stride_in_1x1)
-    classifier = (512 if depth == 18 else 2048) * 1000
-    assert flops.backbone_multiply_adds(config, height=224, width=224) + classifier == published
-
-
-def test_the_conv_head_has_273_million_multiply_adds_per_roi():
-    assert flops.conv_tower_multiply_adds(ConvHeadConfig(channels=1024, blocks=4), inputs=256) == 272_957_440
-
-
-@pytest.mark.parametrize(("depth", "stride_in_1x1"), [(18, False), (50, False), (50, True)])
-def test_first_stage_counts_equal_those_of_tensorflows_profiler(tiny_overrides, depth, stride_in_1x1):
-    config = load_config(
-        overrides=[
-            *tiny_overrides,
-            f"model.backbone.depth={depth}",
-            f"model.backbone.stride_in_1x1={stride_in_1x1}",
-            "model.rpn.anchor_ratios=[0.5,1.0]",
-        ]
-    ).model
-    detector = assemble_detector(config, num_classes=3)
-    size = {"height": HEIGHT, "width": WIDTH}
-    images = tf.TensorSpec([1, HEIGHT, WIDTH, 3])
-    features = {
-        stage: tf.TensorSpec([1, *shape, 8 * 2**index * (4 if depth > 18 else 1)])
-        for index, (stage, shape) in enumerate(zip(("C2", "C3", "C4", "C5"), PYRAMID_SIZES.values(), strict=False))
-    }
-    pyramid = {level: tf.TensorSpec([1, *shape, 16]) for level, shape in PYRAMID_SIZES.items()}
-    backbone = profiled_multiply_adds(lambda x: detector.backbone(x, training=False), images)
-    assert flops.backbone_multiply_adds(config.backbone, **size) == backbone > 0
-    assert flops.fpn_multiply_adds(config, **size) == profiled_multiply_adds(lambda x: detector.fpn(x), features) > 0
-    assert flops.rpn_multiply_adds(config, **size) == profiled_multiply_adds(lambda x: detector.rpn_head(x), pyramid)
-
-
-@pytest.mark.parametrize("variant", ["double_head", "double_head_ext", "double_conv"])
-def test_head_counts_equal_those_of_tensorflows_profiler(tiny_overrides, variant):
-    config = load_config(
-        overrides=[*tiny_overrides, f"model.variant={variant}", "model.conv_head.non_local.channels=8"]
-    ).model
-    detector = assemble_detector(config, num_classes=3)
-    features = tf.TensorSpec([5, 7, 7, 16])
-    for spec in detector.variant.heads:
-        profiled = profiled_multiply_adds(lambda x, name=spec.name: detector.heads[name](x), features) / 5
-        assert flops.head_multiply_adds(spec, config, num_classes=3) == profiled > 0
-
-
-def test_roi_align_counts_cells_of_a_roi_as_by_hand(tiny_overrides):
-    roi = np.array([[4.0, 0.0, 116.0, 56.0]], np.float32)  # 112 x 56 pixels on P2: bins of 4 x 2 cells
-    config = load_config(overrides=[*tiny_overrides, "model.roi.sampling_ratio=0"]).model.roi
-    count = flops.roi_align_multiply_adds(roi, kind="fc", config=config, geometry="continuous")
-    assert count == 49 * (4 + 1) * (2 + 1)
-    config.sampling_ratio = 2
-    count = flops.roi_align_multiply_adds(roi, kind="fc", config=config, geometry="continuous")
-    assert count == 49 * 4 * 2 * 2
-
-
-@pytest.mark.parametrize("geometry", ["continuous", "legacy"])
-@pytest.mark.parametrize("kind", ["fc", "conv"])
-@pytest.mark.parametrize("sampling_ratio", [0, 3])
-def test_roi_align_counts_equal_the_weights_that_the_operation_builds(
-    tiny_overrides, monkeypatch, kind, sampling_ratio, geometry
-):
-    config = load_config(overrides=[*tiny_overrides, f"model.roi.sampling_ratio={sampling_ratio}"]).model.roi
-    random = np.random.default_rng(0)
-    top_left = random.uniform(0, 200, (40, 2))
-    rois = np.concatenate([top_left, top_left + random.uniform(5, 600, (40, 2))], axis=1).astype(np.float32)
-    built = []
-    multiply = roi_align_module._sparse_matmul
-    monkeypatch.setattr(
-        roi_align_module, "_sparse_matmul", lambda *inputs: built.append(int(inputs[1].shape[0])) or multiply(*inputs)
-    )
-    layer = RoIAlign(
-        scale=config.conv_scale if kind == "conv" else config.fc_scale, sampling_ratio=sampling_ratio, geometry=geometry
-    )
-    pyramid = {level: tf.zeros([1, *shape, 2]) for level, shape in PYRAMID_SIZES.items()}
-    layer(pyramid, tf.constant(rois), tf.zeros([40], tf.int32), training=False)
-    assert built == [flops.roi_align_multiply_adds(rois, kind=kind, config=config, geometry=geometry)]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +116,7 @@ def test_layers_compute_in_the_precision_that_was_asked_for(tiny_overrides):
 
 def test_default_survivors_are_a_tenth_of_the_proposals_and_all():
     config = load_config(ROOT / "configs" / "mmdetection_double_head_r50_fpn_1x_coco.yaml").model
-    assert runner.check_survivors(config, None) == [100, 1000]
+    assert inference_benchmark.check_survivors(config, None) == [100, 1000]
 
 
 def test_the_peer_is_measured_on_the_first_input_and_compared_with_its_runs(script, tmp_path, monkeypatch, capsys):
@@ -234,8 +129,8 @@ def test_the_peer_is_measured_on_the_first_input_and_compared_with_its_runs(scri
         size = dict(zip(("batch", "height", "width"), images.shape[:3], strict=True))
         return {"name": name, **size, "proposals": 1000, "total_ms": 2.0}
 
-    monkeypatch.setattr(runner, "run_inference", inference)
-    monkeypatch.setattr(runner, "measure_peer", measured)
+    monkeypatch.setattr(inference_benchmark, "run_inference", inference)
+    monkeypatch.setattr(inference_benchmark, "measure_peer", measured)
     output = tmp_path / "benchmark.json"
     script("--surviving", "2", "5", "--batches", "1", "2", "--peer", "model_garden", "--output", str(output))
     expected = {
@@ -261,8 +156,8 @@ def test_peers_are_padded_to_multiples_of_their_last_stride():
 
 
 def test_both_gemm_rates_are_shown_when_they_differ():
-    assert report.format_gemm({"float32": [100.0, 98.0]}) == "GEMM 2048 float32: 100 GFLOP/s"
-    differing = report.format_gemm({"float32": [100.0, 80.0]})
+    assert tables.format_gemm({"float32": [100.0, 98.0]}) == "GEMM 2048 float32: 100 GFLOP/s"
+    differing = tables.format_gemm({"float32": [100.0, 80.0]})
     assert differing == "GEMM 2048 float32: 100 GFLOP/s (100 before the runs, 80 after)"
 
 
@@ -275,7 +170,7 @@ def test_both_gemm_rates_are_shown_when_they_differ():
     ],
 )
 def test_bad_input_is_refused_in_one_line_before_anything_runs(script, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr(runner, "gemm_gflops", lambda precision: pytest.fail("ran"))
+    monkeypatch.setattr(inference_benchmark, "gemm_gflops", lambda precision: pytest.fail("ran"))
     before = TINY_CONFIG.read_bytes()
     with pytest.raises(SystemExit) as stopped:
         script(*arguments)

@@ -1,17 +1,14 @@
-"""The benchmark of training: operations by hand, planted foreground, and what a run reports."""
+"""The benchmark of training: planted foreground, and what a run reports."""
 
 import importlib.util
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dh_keras.benchmark import machine, training, training_flops
-from dh_keras.benchmark import training_benchmark as training_runner
-from dh_keras.benchmark.flops import backbone_stage_multiply_adds, fpn_multiply_adds
+from dh_keras.benchmark import machine, training, training_benchmark
 from dh_keras.benchmark.training_workload import Case, build_trainee, make_training_batch, near_boxes, plant
 from dh_keras.commands.parser import run_script
 from dh_keras.config.load import load_config
@@ -38,63 +35,6 @@ def script(monkeypatch):
 def row(case, **values):
     measured = {"total_ms": 2000.0, "gflop": 500.0, "gemm_gflops": 500.0, "peak_rss_mb": 1500.0}
     return {**case.to_dict(), **measured, "head_rois": {"fc": 512, "conv": 128}, "stage_ms": {}, **values}
-
-
-def needed_operations(graph):
-    """The operations that some output of a graph depends on; TensorFlow runs no others."""
-    needed, waiting = {}, [output.op for output in graph.outputs]
-    while waiting:
-        op = waiting.pop()
-        if op.name not in needed:
-            needed[op.name] = op
-            waiting += [tensor.op for tensor in op.inputs]
-    return needed.values()
-
-
-def traced_gradients(config, frozen):
-    """Multiply-adds of the gradients of backbone and FPN, from the shapes of the convolutions' gradients in a graph."""
-    backbone = replace(config.backbone, depth=50, frozen_stages=frozen)
-    batch = make_training_batch(replace(TINY, batch=1))
-    detector = build_trainee(replace(config, backbone=backbone), TINY, batch)
-
-    def step(batch):
-        with tf.GradientTape() as tape:
-            pyramid = detector.extract_features(batch, training=True)
-            total = tf.add_n([tf.reduce_sum(features**2) for features in pyramid.values()])
-        variables = [*detector.backbone.trainable_variables, *detector.fpn.trainable_variables]
-        return tape.gradient(total, variables)
-
-    total = 0
-    for op in needed_operations(tf.function(step, autograph=False).get_concrete_function(batch).graph):
-        if op.type in ("Conv2DBackpropInput", "Conv2DBackpropFilter"):
-            upstream = op.inputs[2].shape
-            kernel = op.inputs[1].shape if op.type == "Conv2DBackpropInput" else op.outputs[0].shape
-            total += int(np.prod(upstream[1:3])) * int(np.prod(kernel))
-    return total, replace(config, backbone=backbone)
-
-
-@pytest.mark.parametrize("frozen", [0, 1, 4])
-def test_gradients_of_the_features_are_counted_as_the_graph_has_them(config, monkeypatch, frozen):
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: ["GPU:0"])  # stock gradients
-    traced, config = traced_gradients(config, frozen)
-    assert training_flops.feature_gradients(config, height=96, width=128) == traced > 0
-
-
-def test_the_published_network_needs_what_arithmetic_by_hand_says():
-    config = load_config(ROOT / "configs" / "mmdetection_double_head_r50_fpn_1x_coco.yaml").model
-    size = {"height": 800, "width": 1344}
-    assert sum(backbone_stage_multiply_adds(config.backbone, **size)[2:]) > 0
-    cells = 200 * 336 + 100 * 168 + 50 * 84 + 25 * 42
-    laterals = 256 * (256 * 200 * 336 + 512 * 100 * 168 + 1024 * 50 * 84 + 2048 * 25 * 42)
-    assert fpn_multiply_adds(config, **size) == laterals + 9 * 256 * 256 * cells
-    unneeded = 256 * 256 * 200 * 336  # the lateral on C2, which is frozen
-    assert training_flops._fpn_gradients(config, 800, 1344) == 2 * (laterals + 9 * 256 * 256 * cells) - unneeded
-    rois = {"fc": np.zeros([0, 4], np.float32), "conv": np.zeros([0, 4], np.float32)}
-    parts = training_flops.training_gflop(config, num_classes=80, batch=1, rois=rois, **size)
-    cells_of_rpn = cells + 13 * 21
-    per_cell = 9 * 256 * 256 + 15 * 256
-    assert parts["rpn"] == pytest.approx(2e-9 * per_cell * (cells_of_rpn + 2 * 256), rel=1e-6)
-    assert parts["heads"] == 0
 
 
 def test_planted_proposals_lie_near_the_boxes_and_come_first():
@@ -150,7 +90,7 @@ def test_the_script_measures_each_mode_and_writes_ratios(script, monkeypatch, tm
             }
         return row(case)
 
-    monkeypatch.setattr(training_runner, "run_isolated", isolated)
+    monkeypatch.setattr(training_benchmark, "run_isolated", isolated)
     output = tmp_path / "benchmark.json"
     script("--train", "--peer", "model_garden", "--output", str(output), "model.conv_head.norm=frozen")
     ours = [(case.height, case.batch, case.precision, case.recompute) for name, case, _ in seen[:6]]
@@ -159,7 +99,7 @@ def test_the_script_measures_each_mode_and_writes_ratios(script, monkeypatch, tm
     assert [options["stages"] for _, _, options in seen[:6]] == [True, False, False] * 2
     assert [name for name, _, _ in seen[6:]] == ["measure_peer_training"] * 2
     written = json.loads(output.read_text())
-    rate = training_runner.MMDETECTION_GEMM / 500.0
+    rate = training_benchmark.MMDETECTION_GEMM / 500.0
     assert written["runs"][0]["mmdetection_ratio"] == pytest.approx(11_900 / 2000 * rate)
     assert written["runs"][3]["mmdetection_ratio"] == pytest.approx(21_900 / 2000 * rate)
     printed = capsys.readouterr().out
@@ -169,7 +109,7 @@ def test_the_script_measures_each_mode_and_writes_ratios(script, monkeypatch, tm
 
 def test_growth_changes_one_thing_at_a_time(script, monkeypatch, capsys):
     monkeypatch.setattr(
-        training_runner,
+        training_benchmark,
         "run_isolated",
         lambda function, config, case, **options: row(case, total_ms=1000.0 * case.batch),
     )
@@ -180,9 +120,9 @@ def test_growth_changes_one_thing_at_a_time(script, monkeypatch, capsys):
         ["2", "2000", "2.00"],
         ["4", "4000", "4.00"],
     ]
-    cases = training_runner.growth_cases()
+    cases = training_benchmark.growth_cases()
     assert len(cases) == 9
-    base = training_runner.GROWTH_BASE.to_dict()
+    base = training_benchmark.GROWTH_BASE.to_dict()
     changed = [{key for key, value in case.to_dict().items() if value != base[key]} for case in cases]
     assert all(len(keys - {"width"}) <= 1 for keys in changed)
 

@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from dh_keras.benchmark.flops import stage_gflop
 from dh_keras.config.load import load_config
 from dh_keras.config.schema import BackboneConfig
 from dh_keras.errors import ConfigError
@@ -173,11 +172,6 @@ def test_a_preset_becomes_class_arguments_and_weights(tmp_path):
     other = dataclasses.replace(backbone, hub_arguments={**backbone.hub_arguments, "growth_rate": 8})
     with pytest.raises(ConfigError, match=r"model\.backbone\.weights: .*preset is of another network than keras_hub:"):
         load_hub_weights(make_hub_backbone(other), other)
-
-
-def test_operations_are_not_counted():
-    with pytest.raises(ConfigError, match="operations are counted for resnet only"):
-        stage_gflop(load_config(overrides=OVERRIDES).model, num_classes=3, height=64, width=64, batch=1, rois={})
 
 
 @pytest.fixture(scope="module")
