@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from dh_keras.run.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
 from dh_keras.run.weights import save_weights
-from dh_keras.training.events import STEP_PREFIX, EventWriter
+from dh_keras.training.events import EventWriter
 from dh_keras.training.metrics_table import AP_COLUMNS, append_row
 from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.schedule import Length
@@ -72,8 +72,8 @@ class EvaluationHelper(keras.callbacks.Callback):
 class RunRecorder(keras.callbacks.Callback):
     """Writes the run folder: checkpoints within epochs; at their end evaluation, metrics, events, weights.
 
-    A checkpoint never says more than the files beside it: rows, events and weights are on the disk before it is, and
-    what they hold beyond it is dropped when the run is resumed.
+    A checkpoint never says more than the files beside it: rows, events and weights are on the disk before it is. When
+    the run is resumed, rows beyond it are dropped, and TensorBoard forgets such events.
 
     Args:
         run: where everything is written.
@@ -104,20 +104,23 @@ class RunRecorder(keras.callbacks.Callback):
         self.evaluate = evaluate
         self.evaluate_every = evaluate_every
         self.checkpoint_every = checkpoint_every
-        self._events = EventWriter(run.path / TENSORBOARD_DIR)
+        folder = run.path / TENSORBOARD_DIR  # two runs to TensorBoard, as they go on from different steps
+        self._step_events = EventWriter(folder / "steps", first_step=progress.step + 1)
+        self._epoch_events = EventWriter(folder / "epochs", first_step=progress.recorded_step + 1)
 
     def save(self) -> None:
         """Write a checkpoint."""
-        self._events.flush()
+        self._step_events.flush()
+        self._epoch_events.flush()
         save_state(self.model, self.progress.as_dict(), self.run.path / STATE_FILE)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Write events and checkpoints when they are due."""
         step = self.progress.step
         if step % EVENT_STEPS == 0:
-            losses = {f"{STEP_PREFIX}{name}": float(value) for name, value in (logs or {}).items() if "loss" in name}
-            signs = {f"{STEP_PREFIX}{name}": value for name, value in self.progress_bar.vital_signs().items()}
-            self._events.write(step, {**losses, **signs, f"{STEP_PREFIX}lr": self._learning_rate()})
+            losses = {name: float(value) for name, value in (logs or {}).items() if "loss" in name}
+            values = {**losses, **self.progress_bar.vital_signs(), "lr": self._learning_rate()}
+            self._step_events.write(step, {f"step/{name}": value for name, value in values.items()})
         if self.model.stop_training:
             save_weights(self.model, self.run.path / LAST_WEIGHTS)
             self.save()
@@ -144,7 +147,8 @@ class RunRecorder(keras.callbacks.Callback):
         save_weights(self.model, self.run.path / LAST_WEIGHTS)
         if due:
             append_row(self.run.path / METRICS_FILE, row)
-        self._events.write(row["step"], {name: value for name, value in row.items() if name not in ("step", "epoch")})
+        values = {name: value for name, value in row.items() if name not in ("step", "epoch")}
+        self._epoch_events.write(row["step"], values)
         self.progress.record_epoch()
         self.save()
 

@@ -13,8 +13,7 @@ from dh_keras.errors import ConfigError, DataError, TrainingError
 from dh_keras.files import remove_partial_files
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.run.classes import Category
-from dh_keras.run.run_folder import CLASSES_FILE, CONFIG_FILE, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
-from dh_keras.training.events import drop_events_after
+from dh_keras.run.run_folder import CLASSES_FILE, CONFIG_FILE, METRICS_FILE, STATE_FILE, RunFolder
 from dh_keras.training.metrics_table import drop_rows_after
 from dh_keras.training.progress import Progress
 from dh_keras.training.schedule import Length
@@ -94,4 +93,3 @@ def cut_back(run: RunFolder, progress: Progress) -> None:
     """Drop what was written after the checkpoint: it is about to be written again."""
     remove_partial_files(run.path)
     drop_rows_after(run.path / METRICS_FILE, progress.recorded_step)
-    drop_events_after(run.path / TENSORBOARD_DIR, step=progress.step, recorded_step=progress.recorded_step)

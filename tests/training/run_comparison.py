@@ -5,7 +5,7 @@ import csv
 import h5py
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.util.event_pb2 import Event
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 # How long something took is not the same twice.
 TIMES = ("images_per_second", "data_wait")
@@ -18,14 +18,15 @@ def rows_of(run):
 
 
 def events_of(run):
-    """(step, tag, value) of everything in the event files that is no time, in the order of the steps."""
+    """(step, tag, value) of everything that TensorBoard shows and is no time, in the order of the steps."""
+    everything = {"scalars": 0}
+    board = EventMultiplexer(tensor_size_guidance=everything).AddRunsFromDirectory(str(run / "tensorboard")).Reload()
     found = []
-    for path in (run / "tensorboard").iterdir():
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = Event.FromString(record)
-            for value in event.summary.value:
-                if value.tag.endswith(("loss", "lr")) or "AP" in value.tag:
-                    found.append((event.step, value.tag, float(tf.make_ndarray(value.tensor))))
+    for name, kinds in board.Runs().items():
+        for tag in kinds["tensors"]:
+            if tag.endswith(("loss", "lr")) or "AP" in tag:
+                events = board.Tensors(name, tag)
+                found += [(event.step, tag, float(tf.make_ndarray(event.tensor_proto))) for event in events]
     return sorted(found)
 
 

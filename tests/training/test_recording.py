@@ -7,6 +7,7 @@ import resource
 import keras
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.run_comparison import differences, events_of, rows_of
 
 from dh_keras.config.load import load_config
@@ -16,7 +17,7 @@ from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.run.run_folder import RunFolder
 from dh_keras.run.weights import save_weights
 from dh_keras.training.callbacks import RunRecorder
-from dh_keras.training.events import EventWriter, drop_events_after
+from dh_keras.training.events import EventWriter
 from dh_keras.training.metrics_table import COLUMNS, append_row, drop_rows_after
 from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.progress import Progress, ProgressBar
@@ -40,9 +41,16 @@ def make_model():
     return model
 
 
+def age_events(folder):
+    """Name event files as of long ago: their order is that of the seconds, and starting again takes longer than one."""
+    for path in folder.rglob("events.out.tfevents.1*"):
+        path.rename(path.with_name(path.name.replace("tfevents.1", "tfevents.0", 1)))
+
+
 def simulate(folder, model):
     """A run whose weights and losses are functions of the step, from its state if it has one."""
     state = folder / "state.npz"
+    age_events(folder)
     progress = Progress.from_dict(load_state(model, state), LENGTH) if state.is_file() else Progress()
     run = RunFolder(folder, CONFIG, ())
     cut_back(run, progress)
@@ -158,24 +166,26 @@ def test_rows_after_the_checkpoint_and_a_half_written_one_are_dropped(tmp_path):
     assert text.splitlines()[0] == ",".join(COLUMNS)
 
 
-def test_events_are_cut_back_to_the_checkpoint_even_when_the_last_is_half_written(tmp_path):
-    writer = EventWriter(tmp_path)
-    for step in (2, 4, 6, 8):
-        writer.write(step, {"step/total_loss": float(step)})
-        if step % 4 == 0:
-            writer.write(step, {"total_loss": step / 10, "AP": None})
+def test_tensorboard_shows_each_step_once_even_when_the_last_event_is_half_written(tmp_path):
+    folder = tmp_path / "tensorboard" / "steps"
+    writer = EventWriter(folder, first_step=1)
+    for step in (2, 4, 6, 8, 10):
+        writer.write(step, {"total_loss": float(step), "AP": None})
     writer.flush()
-    path = next(tmp_path.iterdir())
+    path = next(folder.iterdir())
     path.write_bytes(path.read_bytes()[:-7])
-    drop_events_after(tmp_path, step=6, recorded_step=4)
-    tags = [(step, tag) for step, tag, _ in events_of_folder(tmp_path)]
-    assert tags == [(2, "step/total_loss"), (4, "step/total_loss"), (4, "total_loss"), (6, "step/total_loss")]
-
-
-def events_of_folder(folder):
-    (folder.parent / "run").mkdir()
-    os.rename(folder, folder.parent / "run" / "tensorboard")
-    return events_of(folder.parent / "run")
+    assert events_of(tmp_path) == [(step, "total_loss", step) for step in (2, 4, 6, 8)]
+    age_events(folder)
+    writer = EventWriter(folder, first_step=7)
+    writer.flush()
+    assert events_of(tmp_path) == [(step, "total_loss", step) for step in (2, 4, 6)]
+    for step in (8, 10):
+        writer.write(step, {"total_loss": step / 10})
+    writer.flush()
+    expected = [(2, 2.0), (4, 4.0), (6, 6.0), (8, np.float32(0.8)), (10, 1.0)]
+    assert [(step, value) for step, _, value in events_of(tmp_path)] == expected
+    shown = EventAccumulator(str(folder)).Reload().Scalars("total_loss")
+    assert [(event.step, event.value) for event in shown] == expected
 
 
 @pytest.fixture
@@ -215,7 +225,7 @@ def test_a_file_that_the_disk_does_not_take_is_named_and_the_old_one_stays(tmp_p
 
 
 def test_events_that_the_disk_does_not_take_are_reported(tmp_path, small_files):
-    writer = EventWriter(tmp_path)
+    writer = EventWriter(tmp_path, first_step=1)
     small_files()
 
     def write():
