@@ -1,5 +1,6 @@
 """Settings of every test: quiet TensorFlow, the same random numbers each time; and what they share."""
 
+import contextlib
 import dataclasses
 import os
 
@@ -14,6 +15,22 @@ import tensorflow as tf
 @pytest.fixture(autouse=True)
 def fixed_random_seed():
     keras.utils.set_random_seed(0)
+
+
+@contextlib.contextmanager
+def graphs_as_traced():
+    """TensorFlow's optimisation of graphs takes half of the start-up of a tiny model and speeds up nothing here."""
+    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
+
+
+@pytest.fixture(scope="module")
+def quick_graphs():
+    """See `graphs_as_traced`."""
+    with graphs_as_traced():
+        yield
 
 
 TINY = (
@@ -112,7 +129,8 @@ def tiny_run(tmp_path_factory, shapes_arguments):
     from dh_keras.training.loop import train
 
     config = load_config(overrides=[*TINY, *shapes_arguments, *SHORT])
-    return train(config, output=tmp_path_factory.mktemp("runs") / "tiny").path
+    with graphs_as_traced():
+        return train(config, output=tmp_path_factory.mktemp("runs") / "tiny").path
 
 
 SHORT = ("train.epochs=2", "train.drops=[]", "train.evaluate_every=1", "train.pictures=2", "model.score_threshold=0.0")

@@ -14,7 +14,7 @@ from dh_keras.reports.plotting import GREY, line_colors, new_figure, replace_fil
 from dh_keras.reports.matches import ClassMatches
 
 # More lines than this cannot be told apart: the best and the worst half of so many are coloured, the others are grey.
-MAX_COLOURED = 12
+MAX_COLORED = 12
 COLUMNS = ("class", "category_id", "boxes", "AP", "AP50", "AP75", "best_f1", "score", "precision", "recall")
 
 
@@ -63,7 +63,7 @@ def draw_pr_curves(
         metrics: what `evaluate_detections` returned, for the AP in the legends.
         class_names: K names.
     """
-    beside = sum(curve is not None for curve in curves[0.5]) > MAX_COLOURED // 2  # the legend covers too much inside
+    beside = sum(curve is not None for curve in curves[0.5]) > MAX_COLORED // 2  # the legend covers too much inside
     figure = new_figure(15 if beside else 12, 5.4, "Precision and recall by class (validation images)")
     for axes, (iou, of_classes) in zip(figure.subplots(1, 2), curves.items(), strict=True):
         key = f"AP{round(iou * 100)}"
@@ -81,10 +81,10 @@ def _draw_panel(
     axes: Axes, curves: Sequence[Curve | None], aps: Sequence[float | None], class_names: Sequence[str]
 ) -> None:
     drawn = sorted((index for index, curve in enumerate(curves) if curve is not None), key=lambda k: -aps[k])
-    half = MAX_COLOURED // 2
-    coloured = drawn if len(drawn) <= MAX_COLOURED else drawn[:half] + drawn[-half:]
-    palette = line_colors(len(curves)) if len(curves) <= MAX_COLOURED else line_colors(MAX_COLOURED)
-    colors = {k: palette[k if len(curves) <= MAX_COLOURED else i] for i, k in enumerate(coloured)}
+    half = MAX_COLORED // 2
+    colored = drawn if len(drawn) <= MAX_COLORED else drawn[:half] + drawn[-half:]
+    palette = line_colors(len(curves)) if len(curves) <= MAX_COLORED else line_colors(MAX_COLORED)
+    colors = {k: palette[k if len(curves) <= MAX_COLORED else i] for i, k in enumerate(colored)}
     for k in sorted(drawn, key=lambda k: k in colors):
         recall, precision = _as_integrated(curves[k])
         label = f"{class_names[k]} {aps[k]:.3f}" if k in colors else None
@@ -95,8 +95,8 @@ def _draw_panel(
     if not any(curve.recall.any() for curve in curves if curve is not None):
         axes.text(0.5, 0.5, "no detection is right", ha="center", va="center", fontsize=11, color="0.35")
     axes.plot([], [], "o", color="0.3", markersize=5, label="best F1")
-    if len(drawn) > len(coloured):
-        axes.plot([], [], color=GREY, linewidth=0.8, label=f"{len(drawn) - len(coloured)} classes between")
+    if len(drawn) > len(colored):
+        axes.plot([], [], color=GREY, linewidth=0.8, label=f"{len(drawn) - len(colored)} classes between")
 
 
 def _as_integrated(curve: Curve) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,8 @@ from dh_keras.data.shape_drawing import CATEGORIES
 from dh_keras.data.shapes import write_shapes
 from dh_keras.data.formats.tfrecord import load_tfrecords
 from dh_keras.errors import DataError
+from dh_keras.reports.heads.statistics import size_masks
 from dh_keras.run.run_folder import RunFolder
-
-# COCO's limits of small and medium boxes, in pixels of area.
-SIZES = ("small", "medium", "large")
-_SIZE_LIMITS = (32**2, 96**2)
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def describe_split(dataset: CocoDataset) -> SplitFacts:
     """Count images and boxes."""
     per_class = np.bincount(dataset.classes, minlength=dataset.num_classes).tolist()
     areas = [row["area"] for row in dataset.ground_truth["annotations"] if not row.get("iscrowd", 0)]
-    per_size = np.bincount(np.digitize(areas, _SIZE_LIMITS), minlength=len(SIZES)).tolist()
+    sizes = {name: int(mask.sum()) for name, mask in size_masks(np.array(areas)).items() if name != "all"}
     folder = str(dataset.images_dir) if Path(dataset.annotations_path).suffix == ".json" else None
     return SplitFacts(
         source=str(dataset.annotations_path),
@@ -125,5 +122,5 @@ def describe_split(dataset: CocoDataset) -> SplitFacts:
         images=len(dataset),
         empty_images=int(np.sum(np.diff(dataset.box_offsets) == 0)),
         boxes=dict(zip(dataset.class_names, per_class, strict=True)),
-        sizes=dict(zip(SIZES, per_size, strict=True)),
+        sizes=sizes,
     )

@@ -3,7 +3,9 @@
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -68,13 +70,26 @@ def train(
         DataError, ConfigError, TrainingError, WriteError: one line that says what to change.
         Interrupted: when a signal ended training and everything is saved.
     """
+    output = Path(output)
     with join_workers(strategy, timeout=worker_timeout) as workers:
-        return _train(config, Path(output), strategy, resume, init, workers)
+        config = _check_start(config, output, resume=resume, workers=workers)
+        job = _prepare(config, output, strategy=strategy, resume=resume, init=init, workers=workers)
+        if job.progress.recorded_step == job.data.length.steps and (output / PICTURES_DIR).is_dir():
+            print(f"{output}: has finished all its {job.data.length.steps} steps; nothing to go on with")
+            return job.run
+        _look_first(job)
+        try:
+            _fit(job)
+            if workers.is_chief:
+                _finish(job)
+        except WriteError as error:
+            raise WriteError(f"{error}, then go on with: {resume_command(job.run, strategy)}") from error
+        return job.run
 
 
-def _train(
-    config: Config | None, output: Path, strategy: str, resume: bool, init: str | Path | None, workers: Workers
-) -> RunFolder:
+def _check_start(config: Config | None, output: Path, *, resume: bool, workers: Workers) -> Config:
+    """Refuse what cannot be begun before anything costly; return the config that all workers agree on."""
+    run = None
     if resume:
         run = open_run(output)
         config = config or run.config
@@ -82,36 +97,54 @@ def _train(
         require_new(output)
     if workers.is_chief:
         require_writable(output, 0)
-    config.model.backbone = resolve_backbone(config.model.backbone)
-    if resume:
+    backbone = resolve_backbone(config.model.backbone)
+    config = replace(config, model=replace(config.model, backbone=backbone))
+    if run is not None:
         check_config(config, run)
     workers.agree(program_facts(config, addresses=workers.cluster.addresses, resume=resume))
+    return config
+
+
+class Job(NamedTuple):
+    """What a training works with.
+
+    Args:
+        run: the folder that is written.
+        data: the images, and which of them each step sees.
+        model: compiled; its variables are those of the step that progress says.
+        detector: the model as it is evaluated.
+        distribution: what the model was made under.
+        progress: of the run.
+        workers: this process among those that train together.
+    """
+
+    run: RunFolder
+    data: TrainingData
+    model: DoubleHeadRCNN
+    detector: Detector
+    distribution: tf.distribute.Strategy
+    progress: Progress
+    workers: Workers
+
+
+def _prepare(
+    config: Config, output: Path, *, strategy: str, resume: bool, init: str | Path | None, workers: Workers
+) -> Job:
+    """Read the data, build the model, and make the run folder or take up where it stands."""
     distribution = make_strategy(strategy)
     data = _load_in_turn(config, workers)
+    run = RunFolder(output, config, tuple(data.train.categories))
     if resume:
-        check_classes(data.train.categories, run, data.train.annotations_path)
+        check_classes(data.train.categories, open_run(output), data.train.annotations_path)
     with distribution.scope():
         model = _build(config, data, distribution, pretrained=not resume and init is None)
         if init is not None and not resume:
             _report_init(initialize_weights(model, init, data.train.categories), init)
-    run = RunFolder(output, config, tuple(data.train.categories))
     progress = _resume(model, data, run) if resume else _begin(model, data, run, workers)
-    workers.agree({"step to go on from": progress.step, **weights_facts(_saved_weights(model))})
-    if progress.recorded_step == data.length.steps and (run.path / PICTURES_DIR).is_dir():
-        print(f"{run.path}: has finished all its {data.length.steps} steps; nothing to go on with")
-        return run
-    print(format_model_table(model))
+    saved = [*model.weights, *model.optimizer.variables]
+    workers.agree({"step to go on from": progress.step, **weights_facts(saved)})
     detector = Detector.from_model(model, run.categories, min_size=config.data.min_size, max_size=config.data.max_size)
-    if workers.is_chief and data.val is not None and config.train.sanity_images:
-        limit = config.model.max_detections
-        check_evaluation(detector, data.val, count=config.train.sanity_images, max_detections=limit)
-    try:
-        _fit(model, detector, data, run, distribution, progress, workers)
-        if workers.is_chief:
-            _finish(model, detector, data, run)
-    except WriteError as error:
-        raise WriteError(f"{error}, then go on with: {resume_command(run, strategy)}") from error
-    return run
+    return Job(run, data, model, detector, distribution, progress, workers)
 
 
 def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: Workers) -> Progress:
@@ -124,10 +157,6 @@ def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: W
             create_run(run.path, run.config, run.categories)
         save_state(model, progress.as_dict(), run.path / STATE_FILE)
     return progress
-
-
-def _saved_weights(model: DoubleHeadRCNN) -> list:
-    return [*model.weights, *model.optimizer.variables]
 
 
 def _resume(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder) -> Progress:
@@ -187,55 +216,58 @@ def _report_init(skipped: Sequence[str], init: str | Path) -> None:
         print(f"  skipped {line}")
 
 
-def _fit(
-    model: DoubleHeadRCNN,
-    detector: Detector,
-    data: TrainingData,
-    run: RunFolder,
-    distribution: tf.distribute.Strategy,
-    progress: Progress,
-    workers: Workers,
-) -> None:
+def _look_first(job: Job) -> None:
+    """Show what is about to be trained, and try an evaluation."""
+    print(format_model_table(job.model))
+    config, val = job.run.config, job.data.val
+    if job.workers.is_chief and val is not None and config.train.sanity_images:
+        limit = config.model.max_detections
+        check_evaluation(job.detector, val, count=config.train.sanity_images, max_detections=limit)
+
+
+def _fit(job: Job) -> None:
     """Train from where progress says; leave with `Interrupted` when a signal came."""
-    config, chief = run.config, workers.is_chief
-    bar = ProgressBar(progress=progress, batch_size=config.data.batch_size, length=data.length, show=chief)
+    config, data, progress, workers = job.run.config, job.data, job.progress, job.workers
+    bar = ProgressBar(progress=progress, batch_size=config.data.batch_size, length=data.length, show=workers.is_chief)
     make_batches = functools.partial(
         worker_batches,
         dataset=data.train,
         plan=data.plan,
         config=config.data,
-        seed=model.seed,
-        distribution=distribution,
+        seed=job.model.seed,
+        distribution=job.distribution,
         workers=workers,
     )
-    with StopRequest(lambda: progress.step, resume_command(run, strategy_name(distribution))) as stop:
-        evaluate = functools.partial(evaluate_together, detector, data.val, config, workers=workers, stop=stop)
-        if chief:
-            cut_back(run, progress)
-        evaluate = evaluate if data.val is not None else None
-        recorder = make_recorder(run, progress, data.length, bar, evaluate=evaluate, chief=chief)
-        callbacks = [StepCounter(progress=progress, stop=stop, workers=workers), bar, recorder]
+    with StopRequest(lambda: progress.step, resume_command(job.run, strategy_name(job.distribution))) as stop:
+        evaluate = None
+        if data.val is not None:
+            evaluate = functools.partial(evaluate_together, job.detector, data.val, config, workers=workers, stop=stop)
+        if workers.is_chief:
+            cut_back(job.run, progress)
+        recorder = make_recorder(job.run, progress, data.length, bar, evaluate=evaluate, chief=workers.is_chief)
         if progress.is_at_end_of_epoch(data.length):
-            recorder.set_model(model)
+            recorder.set_model(job.model)
             recorder.record_epoch()
         fit(
-            model,
+            job.model,
             make_batches,
             step=progress.step,
             length=data.length,
-            callbacks=callbacks,
+            callbacks=[StepCounter(progress=progress, stop=stop, workers=workers), bar, recorder],
             dataset=data.train,
             plan=data.plan,
         )
         stop.leave_if_asked()
 
 
-def _finish(model: DoubleHeadRCNN, detector: Detector, data: TrainingData, run: RunFolder) -> None:
+def _finish(job: Job) -> None:
     """Pictures by the best weights, and the last words: where everything is, what to type next."""
-    load_weights(model, run.weights)
-    config = run.config
-    pictured = data.val if data.val is not None else data.train
-    folder = write_pictures(detector, pictured, run.path / PICTURES_DIR, count=config.train.pictures)
+    run, config = job.run, job.run.config
+    load_weights(job.model, run.weights)
+    pictured = job.data.val if job.data.val is not None else job.data.train
+    folder = write_pictures(job.detector, pictured, run.path / PICTURES_DIR, count=config.train.pictures)
     print(f"\nwritten: {run.path} (weights {run.weights.name}, metrics.csv, tensorboard/; pictures in {folder})")
-    photographs = "PHOTO.jpg" if config.data.train_tfrecords and data.val is None else Path(pictured.paths[0]).parent
+    photographs = (
+        "PHOTO.jpg" if config.data.train_tfrecords and job.data.val is None else Path(pictured.paths[0]).parent
+    )
     print(f"next: python scripts/predict.py {run.path} {photographs} --output predictions")

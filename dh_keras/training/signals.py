@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -13,6 +14,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 class StopRequest:
     """While entered, SIGTERM and the first Ctrl-C are noted; a second Ctrl-C stops at once.
+
+    Python hands signals to the main thread only; entered in another, as under a server, this leaves them as they are.
 
     Args:
         steps_done: gives the number of steps that are done and saved.
@@ -26,7 +29,8 @@ class StopRequest:
         self._before: dict = {}
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -47,7 +47,8 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+        with contextlib.suppress(RuntimeError):  # this process uses it already, and has taken its memory
+            tf.config.experimental.set_memory_growth(gpu, True)
     if name == "none":
         strategy = tf.distribute.get_strategy()
         print(f"strategy: none, on {'one GPU' if gpus else 'the CPU'}")

@@ -11,6 +11,11 @@ from PIL import Image
 HEIGHT, WIDTH = 96, 128
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_start(quick_graphs):
+    """Leave graphs as they are traced."""
+
+
 def scene(seed, height=HEIGHT, width=WIDTH):
     """Return uint8[height, width, 3] of soft random blobs, like no other seed's."""
     cells = np.random.default_rng(seed).uniform(40, 215, (6, 8, 3)).astype(np.float32)

@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from training.run_comparison import differences, rows_of, state_of
 
@@ -21,6 +24,7 @@ from dh_keras.training.fitting import stretches
 from dh_keras.training.loop import train
 from dh_keras.training.metrics_table import COLUMNS
 from dh_keras.training.schedule import Length
+from dh_keras.training.signals import STOP_SIGNALS
 from dh_keras.training.strategy import make_strategy, strategy_name
 
 
@@ -200,7 +204,7 @@ def test_an_image_that_breaks_while_training_is_named(tmp_path, tiny_shapes, tin
         train(config, output=tmp_path / "run")
 
 
-def test_steps_without_validation_images_write_the_last_weights_only(
+def test_steps_without_validation_images_in_a_thread_write_the_last_weights_only(
     tmp_path, tiny_shapes, tiny_overrides, short_training, capsys
 ):
     overrides = [
@@ -211,7 +215,10 @@ def test_steps_without_validation_images_write_the_last_weights_only(
         f"data.train_annotations={tiny_shapes.train_annotations}",
         f"data.train_images={tiny_shapes.train_images}",
     ]
-    run = train(load_config(overrides=overrides), output=tmp_path / "run")
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with ThreadPoolExecutor(1) as server:  # as a server or a page that trains does
+        run = server.submit(train, load_config(overrides=overrides), output=tmp_path / "run").result()
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
     assert not (run.path / "best.weights.h5").exists()
     assert run.weights.name == "last.weights.h5"
     assert rows_of(run.path)[-1]["step"] == "7"
@@ -237,6 +244,32 @@ def test_mirrored_runs_on_the_cpu_and_says_so(capsys):
     assert strategy_name(strategy) == "mirrored"
     assert strategy.num_replicas_in_sync == 1
     assert "mirrored, 1 replica(s) on CPU (no GPU is visible)" in capsys.readouterr().out
+
+
+def test_the_callers_config_stays_as_it_is_and_the_run_gets_the_resolved_one(monkeypatch, tmp_path, tiny_overrides):
+    config = load_config(overrides=tiny_overrides)
+    given = []
+
+    def facts(config, **others):
+        given.append(config.model.backbone.depth)
+        raise TrainingError("enough")
+
+    monkeypatch.setattr("dh_keras.training.loop.resolve_backbone", lambda backbone: replace(backbone, depth=50))
+    monkeypatch.setattr("dh_keras.training.loop.program_facts", facts)
+    with pytest.raises(TrainingError, match="enough"):
+        train(config, output=tmp_path / "run")
+    assert given == [50]
+    assert config == load_config(overrides=tiny_overrides)
+
+
+def test_a_gpu_that_is_in_use_keeps_its_settings(monkeypatch, capsys):
+    def refuse(gpu, enable):
+        raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", refuse)
+    assert make_strategy("none").num_replicas_in_sync == 1
+    assert "strategy: none, on one GPU" in capsys.readouterr().out
 
 
 def test_a_batch_must_divide_among_the_replicas(

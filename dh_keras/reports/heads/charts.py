@@ -11,8 +11,8 @@ from matplotlib.image import AxesImage
 
 from dh_keras.reports.plotting import new_figure, save_figure, say_nothing_to_show, style_panel
 
-COLOURS = {"fc": "tab:blue", "conv": "tab:orange"}
-_COLOUR_MAP = mpl.colormaps["RdBu_r"].with_extremes(over="black")
+COLORS = {"fc": "tab:blue", "conv": "tab:orange"}
+_COLOR_MAP = mpl.colormaps["RdBu_r"].with_extremes(over="black")
 # A map of maps is this many pixels wide for each small map, whatever its number of cells, and the gap after it.
 _MAP_PIXELS, _GAP_PIXELS = 21, 3
 
@@ -64,10 +64,10 @@ def _draw_bins(results: dict[str, Any], key: str, label: str) -> Figure:
         if not row["objects"]:
             say_nothing_to_show(axes, "no such objects")
             continue
-        for kind, colour in COLOURS.items():
+        for kind, color in COLORS.items():
             mean, std = (np.array(row[kind][f"{key}_{name}"], np.float64) for name in ("mean", "std"))
-            axes.plot(centres, mean, color=colour, marker=".", label=f"{kind}-head")
-            axes.fill_between(centres, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(centres, mean, color=color, marker=".", label=f"{kind}-head")
+            axes.fill_between(centres, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
         if key == "box_iou":
             axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="the window itself")
     first = figure.axes[0]
@@ -82,12 +82,12 @@ def _draw_pearson(results: dict[str, Any]) -> Figure:
     figure = new_figure(7.5, 4.5, "Correlation of score and IoU of an object's windows: mean ± one standard deviation")
     axes = figure.subplots()
     style_panel(axes, title="", x="", y="Pearson correlation")
-    for offset, (kind, colour) in zip((-0.2, 0.2), COLOURS.items(), strict=True):
+    for offset, (kind, color) in zip((-0.2, 0.2), COLORS.items(), strict=True):
         means, stds = (
             np.array([row[kind][key] for row in sizes.values()], np.float64) for key in ("pearson", "pearson_std")
         )
         places = np.arange(len(sizes)) + offset
-        axes.bar(places, means, 0.38, color=colour, label=f"{kind}-head")
+        axes.bar(places, means, 0.38, color=color, label=f"{kind}-head")
         axes.errorbar(places, means, stds, fmt="none", ecolor="0.35", capsize=4)
         for place, mean in zip(places, means, strict=True):
             if np.isfinite(mean):
@@ -119,7 +119,7 @@ def _draw_map_of_maps(axes: Axes, matrix: np.ndarray, limit: float) -> AxesImage
     framed = np.pad(enlarged, [(0, 0), (0, _GAP_PIXELS), (0, _GAP_PIXELS)], constant_values=np.nan)
     step = framed.shape[1]
     mosaic = framed.reshape(side, side, step, step).transpose(0, 2, 1, 3).reshape(side * step, side * step)
-    picture = axes.imshow(mosaic, cmap=_COLOUR_MAP, vmin=-limit, vmax=limit, interpolation="nearest")
+    picture = axes.imshow(mosaic, cmap=_COLOR_MAP, vmin=-limit, vmax=limit, interpolation="nearest")
     ticks = np.arange(side) * step + (step - _GAP_PIXELS - 1) / 2
     axes.set_xticks(ticks, range(1, side + 1))
     axes.set_yticks(ticks, range(1, side + 1))
