@@ -29,7 +29,7 @@ class EventWriter:
         with writing(folder), tf.device("CPU:0"):
             # What tf.summary is made of: it has no word for a restart.
             self._writer = tf.raw_ops.SummaryWriter(shared_name=f"{folder} {time.time_ns()}")
-            weakref.finalize(self, tf.raw_ops.CloseSummaryWriter, writer=self._writer).atexit = False
+            weakref.finalize(self, _close, self._writer).atexit = False
             tf.raw_ops.CreateSummaryFileWriter(
                 writer=self._writer, logdir=str(folder), max_queue=10, flush_millis=120_000, filename_suffix=".v2"
             )
@@ -46,3 +46,8 @@ class EventWriter:
         """See that everything is in the file."""
         with writing(self.folder):
             tf.raw_ops.FlushSummaryWriter(writer=self._writer)
+
+
+def _close(writer: tf.Tensor) -> None:
+    with tf.init_scope():  # nobody knows when this is called: it may be while a graph is traced
+        tf.raw_ops.CloseSummaryWriter(writer=writer)

@@ -1,5 +1,6 @@
 """What is on the disk at any moment of a run: nothing lost, nothing twice, nothing half written."""
 
+import gc
 import json
 import os
 import resource
@@ -7,6 +8,7 @@ import resource
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.run_comparison import differences, events_of, rows_of
 
@@ -186,6 +188,21 @@ def test_tensorboard_shows_each_step_once_even_when_the_last_event_is_half_writt
     assert [(step, value) for step, _, value in events_of(tmp_path)] == expected
     shown = EventAccumulator(str(folder)).Reload().Scalars("total_loss")
     assert [(event.step, event.value) for event in shown] == expected
+
+
+def test_a_writer_that_is_forgotten_while_a_graph_is_traced_closes_its_file_and_leaves_the_graph_alone(tmp_path):
+    writers = [EventWriter(tmp_path / "tensorboard", first_step=1)]
+    writers[0].write(3, {"total_loss": 0.5})
+
+    @tf.function
+    def traced():
+        writers.clear()
+        gc.collect()
+        return tf.constant(1)
+
+    operations = {op.type for op in traced.get_concrete_function().graph.get_operations()}
+    assert "CloseSummaryWriter" not in operations
+    assert events_of(tmp_path) == [(3, "total_loss", 0.5)]
 
 
 @pytest.fixture
