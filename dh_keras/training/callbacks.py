@@ -58,7 +58,7 @@ class EvaluationHelper(keras.callbacks.Callback):
         self.evaluate_every = evaluate_every
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Evaluate with the others, unless the epoch was cut short."""
+        """Record the epoch, unless it was cut short."""
         if not self.model.stop_training:
             self.record_epoch()
 
@@ -69,7 +69,7 @@ class EvaluationHelper(keras.callbacks.Callback):
         self.progress.record_epoch()
 
 
-class RunRecorder(keras.callbacks.Callback):
+class RunRecorder(EvaluationHelper):
     """Writes the run folder: checkpoints within epochs; at their end evaluation, metrics, events, weights.
 
     A checkpoint never says more than the files beside it: rows, events and weights are on the disk before it is. When
@@ -96,13 +96,9 @@ class RunRecorder(keras.callbacks.Callback):
         evaluate_every: int,
         checkpoint_every: int,
     ):
-        super().__init__()
+        super().__init__(progress=progress, length=length, evaluate=evaluate, evaluate_every=evaluate_every)
         self.run = run
-        self.progress = progress
-        self.length = length
         self.progress_bar = progress_bar
-        self.evaluate = evaluate
-        self.evaluate_every = evaluate_every
         self.checkpoint_every = checkpoint_every
         folder = run.path / TENSORBOARD_DIR  # two runs to TensorBoard, as they go on from different steps
         self._step_events = EventWriter(folder / "steps", first_step=progress.step + 1)
@@ -124,17 +120,9 @@ class RunRecorder(keras.callbacks.Callback):
         if self.model.stop_training:
             save_weights(self.model, self.run.path / LAST_WEIGHTS)
             self.save()
-        elif self.checkpoint_every and step % self.checkpoint_every == 0 and not self._ends_epoch():
-            self.save()
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Record the epoch, unless it was cut short."""
-        if not self.model.stop_training:
-            self.record_epoch()
-
-    def _ends_epoch(self) -> bool:
-        """Whether everything is about to be saved anyway."""
-        return self.progress.is_at_end_of_epoch(self.length)
+        elif self.checkpoint_every and step % self.checkpoint_every == 0:
+            if not self.progress.is_at_end_of_epoch(self.length):  # or everything is about to be saved anyway
+                self.save()
 
     def record_epoch(self) -> None:
         """Evaluate if it is due, then write metrics, events, weights and a checkpoint."""

@@ -173,6 +173,7 @@ def test_an_exploding_run_stops_with_the_loss_and_keeps_its_folder(
             "train.lr=1e30",
             "train.drops=[1]",
             "train.seed=1",
+            "train.sanity_images=0",
         ]
     )
     with pytest.raises(
