@@ -177,6 +177,7 @@ def _load_in_turn(config: Config, workers: Workers) -> TrainingData:
     if generated and workers.is_chief:
         workers.broadcast()
     workers.agree(data_facts(data.train, data.val))
+    workers.expect_beats()
     return data
 
 

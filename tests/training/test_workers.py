@@ -1,24 +1,26 @@
 """Workers that meet, agree, collect and end together, played by threads of one process."""
 
-import json
 import queue
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
+import tensorflow as tf
 
 from dh_keras.errors import TrainingError
 from dh_keras.training.workers import rendezvous
 from dh_keras.training.workers import workers as workers_module
 from dh_keras.training.workers.channel import Channel, ChannelError, Message
-from dh_keras.training.workers.cluster import Cluster, read_cluster
+from dh_keras.training.workers.cluster import Cluster
 from dh_keras.training.workers.rendezvous import meet
 from dh_keras.training.workers.workers import Workers
 
 
-def free_addresses(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = tuple(f"127.0.0.1:{server.getsockname()[1]}" for server in sockets)
+def free_addresses(count, host="127.0.0.1", family=socket.AF_INET):
+    sockets = [socket.create_server((host.strip("[]"), 0), family=family) for _ in range(count)]
+    addresses = tuple(f"{host}:{server.getsockname()[1]}" for server in sockets)
     for server in sockets:
         server.close()
     return addresses
@@ -50,9 +52,9 @@ def in_threads(*jobs):
     return results
 
 
-def play(count, act, timeout=5.0):
+def play(count, act, timeout=5.0, addresses=None):
     """Let `count` workers meet and act; their results and the lines with which they lost others."""
-    addresses, lines = free_addresses(count), queue.SimpleQueue()
+    addresses, lines = addresses or free_addresses(count), queue.SimpleQueue()
 
     def job(index):
         def run():
@@ -70,51 +72,6 @@ def play(count, act, timeout=5.0):
         assert index not in lost, "the loss was reported twice"
         lost[index] = line
     return results, lost, addresses
-
-
-def tf_config(monkeypatch, value):
-    monkeypatch.setenv("TF_CONFIG", value if isinstance(value, str) else json.dumps(value))
-
-
-GOOD = {"cluster": {"worker": ["a:1", "b.c-d:65535", "[::1]:80"]}, "task": {"type": "worker", "index": 2}}
-
-
-def test_tf_config_gives_the_addresses_and_the_place(monkeypatch):
-    tf_config(monkeypatch, GOOD)
-    cluster = read_cluster()
-    assert cluster.index == 2
-    assert cluster.name(1) == "worker 1 (b.c-d:65535)"
-    assert cluster.host_and_port(2) == ("::1", 80)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("", "needs this environment variable"),
-        ("{", "expected JSON"),
-        ("[]", "cluster: expected an object, got null"),
-        ({"cluster": {"worker": ["a:1"]}}, "task: expected an object"),
-        ({**GOOD, "cluster": {}}, "cluster.worker: expected a list of host:port, got null"),
-        ({**GOOD, "cluster": {"worker": []}}, "cluster.worker: expected a list"),
-        ({**GOOD, "cluster": {"worker": "a:1"}}, "cluster.worker: expected a list"),
-        ({**GOOD, "cluster": {"worker": ["a:1"], "ps": ["b:1"]}}, r'workers only.*got \["ps"\]'),
-        ({**GOOD, "cluster": {"worker": ["a"]}}, 'host:port with a port from 1 to 65535, got "a"'),
-        ({**GOOD, "cluster": {"worker": ["a:0"]}}, 'got "a:0"'),
-        ({**GOOD, "cluster": {"worker": ["a:65536"]}}, 'got "a:65536"'),
-        ({**GOOD, "cluster": {"worker": ["http://a:1"]}}, "host:port"),
-        ({**GOOD, "cluster": {"worker": [7]}}, "got 7"),
-        ({**GOOD, "cluster": {"worker": ["a:1", "a:1"]}}, 'different addresses, got "a:1 twice"'),
-        ({**GOOD, "task": {"type": "chief", "index": 0}}, 'task.type: expected "worker", got "chief"'),
-        ({**GOOD, "task": {"type": "worker", "index": 3}}, "task.index: expected an integer from 0 to 2, got 3"),
-        ({**GOOD, "task": {"type": "worker", "index": "0"}}, 'from 0 to 2, got "0"'),
-        ({**GOOD, "task": {"type": "worker", "index": True}}, "got true"),
-    ],
-)
-def test_every_fault_of_tf_config_is_named_in_one_line(monkeypatch, value, expected):
-    tf_config(monkeypatch, value)
-    with pytest.raises(TrainingError, match=f"^TF_CONFIG: .*{expected}") as error:
-        read_cluster()
-    assert "\n" not in str(error.value)
 
 
 def test_workers_meet_collect_and_end_together():
@@ -157,9 +114,9 @@ def test_a_worker_that_vanishes_is_named_on_all_others(dying):
     def act(met):
         met.agree({})
         if met.index == dying:
+            met._left.set()
             for channel in met._channels.values():
                 channel.close()  # what the kernel does for a process that is killed
-            met._left.set()
             return
         met.broadcast() if not met.is_chief else met.gather(b"")
 
@@ -177,6 +134,7 @@ def test_a_worker_that_falls_silent_is_lost(monkeypatch):
 
     def act(met):
         met.agree({})
+        met.expect_beats()
         if met.index == 1:
             met._left.set()  # ends its heartbeat
             stop.wait(10)
@@ -188,6 +146,61 @@ def test_a_worker_that_falls_silent_is_lost(monkeypatch):
 
     _, lost, addresses = play(2, act)
     assert lost[0].startswith(f"worker 1 ({addresses[1]}) has not answered for 1 seconds; start all workers again")
+
+
+# ctypes.PyDLL calls C without letting go of the interpreter, as json.loads does for a large file.
+BUSY_WORKER = """
+import ctypes, sys
+from dh_keras.training.workers import workers
+from dh_keras.training.workers.cluster import Cluster
+from dh_keras.training.workers.rendezvous import meet
+
+workers.BEAT_SECONDS = 0.2
+with meet(Cluster(tuple(sys.argv[1:3]), 1), timeout=30) as met:
+    for _ in range(2):
+        ctypes.PyDLL(None).sleep(3)
+        met.agree({})
+"""
+
+
+def test_a_worker_that_reads_a_large_file_is_not_lost_but_one_that_hangs_in_training_is(monkeypatch):
+    monkeypatch.setattr(workers_module, "SILENCE_SECONDS", 1.0)
+    lines, addresses = queue.SimpleQueue(), free_addresses(2)
+    worker = subprocess.Popen([sys.executable, "-c", BUSY_WORKER, *addresses])
+    met = meet(Cluster(addresses, 0), timeout=30)
+    met._on_loss = lines.put
+
+    def act():
+        with met:
+            met.agree({})
+            assert lines.empty()
+            met.expect_beats()
+            met.agree({})
+
+    (error,) = in_threads(act)
+    assert str(error) == f"worker 1 ({addresses[1]}) is gone"
+    assert lines.get().startswith(f"worker 1 ({addresses[1]}) has not answered for 1 seconds")
+    worker.kill()
+    worker.wait()
+
+
+def test_what_tensorflow_misses_is_named_as_tf_config_names_it(monkeypatch):
+    monkeypatch.setattr(workers_module, "_REASON_SECONDS", 0.1)
+    aborted = "Graph execution error:\n\nCollective ops is aborted by: "
+    silent = "Error reported from /job:worker/task:1: The following tasks are unhealthy (stopped sending heartbeats):\n"
+    gone = "Socket closed\nAdditional GRPC error information from remote target /job:worker/replica:0/task:1 while"
+    for reason, chief, expected in (
+        (silent, False, "worker 1 (b:1)"),
+        (gone, True, "worker 1 (c:1)"),
+        ("Deadline Exceeded\n\nRPC: /tensorflow.CoordinationService/Heartbeat", True, "chief (a:1)"),
+    ):
+        (ours, theirs), lines = connected(), queue.SimpleQueue()
+        met = Workers(Cluster(("a:1", "b:1", "c:1"), 2, chief), {0: Channel(ours, "x", silence=1.0)}, lines.put)
+        with pytest.raises(tf.errors.UnavailableError), met:
+            raise tf.errors.UnavailableError(None, None, aborted + reason)
+        line = f"{expected} does not answer TensorFlow; start all workers again, with --resume if there is a checkpoint"
+        assert lines.get(timeout=1) == line
+        theirs.close()
 
 
 def test_an_error_in_one_worker_ends_the_others_with_its_line():
@@ -242,11 +255,11 @@ def test_another_program_on_the_line_is_not_taken_for_a_worker():
     ours, theirs = connected()
     theirs.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with pytest.raises(ChannelError, match="x is another program than dh_keras"):
-        Channel(ours, "x").receive(1.0)
+        Channel(ours, "x", silence=1.0).receive()
     theirs.close()
 
 
 def test_messages_carry_json_and_bytes():
-    ours, theirs = (Channel(end, "peer") for end in connected())
+    ours, theirs = (Channel(end, "peer", silence=1.0) for end in connected())
     ours.send(Message("kind", {"a": [1, None]}, b"\x00\xff"))
-    assert theirs.receive(1.0) == Message("kind", {"a": [1, None]}, b"\x00\xff")
+    assert theirs.receive() == Message("kind", {"a": [1, None]}, b"\x00\xff")

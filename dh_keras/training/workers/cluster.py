@@ -11,19 +11,26 @@ _EXAMPLE = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker
 
 
 class Cluster(NamedTuple):
-    """The processes of one training.
+    """The processes of one training, in the order in which TensorFlow counts them.
 
     Args:
-        addresses: "host:port" of every worker; the first is the chief.
+        addresses: "host:port" of every worker; the first is the chief, be its task called so or worker 0.
         index: which of them this process is.
+        has_chief: whether TF_CONFIG has a task called chief; the workers count from 0 after it.
     """
 
     addresses: tuple[str, ...]
     index: int
+    has_chief: bool = False
 
     def name(self, index: int) -> str:
-        """What messages call a worker."""
-        return f"worker {index} ({self.addresses[index]})"
+        """What messages call a worker: as TF_CONFIG does."""
+        task = "chief" if self.has_chief and index == 0 else f"worker {index - self.has_chief}"
+        return f"{task} ({self.addresses[index]})"
+
+    def name_of_task(self, kind: str | None, number: str | None) -> str:
+        """The name of a task of TensorFlow, which says nothing about the first one."""
+        return self.name(int(number or 0) + (self.has_chief and kind == "worker"))
 
     def host_and_port(self, index: int) -> tuple[str, int]:
         """Where a worker is."""
@@ -48,23 +55,26 @@ def read_cluster() -> Cluster:
     except ValueError as error:
         raise TrainingError(f"TF_CONFIG: expected JSON such as {_EXAMPLE}, got {text!r}: {error}") from error
     cluster, task = (_part(config, name) for name in ("cluster", "task"))
-    addresses = cluster.get("worker")
-    if not isinstance(addresses, list) or not addresses:
-        raise _wrong("cluster.worker", "a list of host:port", addresses)
-    others = sorted(set(cluster) - {"worker"})
+    others = sorted(set(cluster) - {"chief", "worker"})
     if others:
-        raise _wrong("cluster", "workers only, of which the first is the chief,", others)
-    for address in addresses:
-        _check_address(address)
+        raise _wrong("cluster", "a chief and workers only, which evaluate as well,", others)
+    chiefs, followers = _addresses(cluster, "chief"), _addresses(cluster, "worker")
+    if len(chiefs) > 1:
+        raise _wrong("cluster.chief", "one address", chiefs)
+    addresses = chiefs + followers
+    if not addresses:
+        raise _wrong("cluster.worker", "a list of host:port", cluster.get("worker"))
     twice = [address for address in addresses if addresses.count(address) > 1]
     if twice:
         raise _wrong("cluster.worker", "different addresses", f"{twice[0]} twice")
-    if task.get("type") != "worker":
-        raise _wrong("task.type", '"worker"', task.get("type"))
-    index = task.get("index")
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(addresses):
-        raise _wrong("task.index", f"an integer from 0 to {len(addresses) - 1}", index)
-    return Cluster(tuple(addresses), index)
+    places = {"chief": chiefs, "worker": followers}
+    kinds = [kind for kind in places if places[kind]]
+    kind, index = task.get("type"), task.get("index")
+    if kind not in kinds:
+        raise _wrong("task.type", " or ".join(map(json.dumps, kinds)), kind)
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(places[kind]):
+        raise _wrong("task.index", f"an integer from 0 to {len(places[kind]) - 1}", index)
+    return Cluster(tuple(addresses), index + (len(chiefs) if kind == "worker" else 0), bool(chiefs))
 
 
 def prepare_environment() -> None:
@@ -83,10 +93,16 @@ def _part(config: Any, name: str) -> dict:
     return part
 
 
-def _check_address(address: Any) -> None:
-    host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in host:
-        raise _wrong("cluster.worker", "host:port with a port from 1 to 65535", address)
+def _addresses(cluster: dict, kind: str) -> list[str]:
+    """The checked addresses of a kind of task; none when the cluster has none of it."""
+    addresses = cluster.get(kind, [])
+    if not isinstance(addresses, list) or (kind in cluster and not addresses):
+        raise _wrong(f"cluster.{kind}", "a list of host:port", addresses)
+    for address in addresses:
+        host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in host:
+            raise _wrong(f"cluster.{kind}", "host:port with a port from 1 to 65535", address)
+    return addresses
 
 
 def _wrong(key: str, expected: str, got: Any) -> TrainingError:

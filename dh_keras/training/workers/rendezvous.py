@@ -2,31 +2,39 @@
 
 Every worker listens on its own address of TF_CONFIG and calls the chief. When all have called, each tries to reach each
 other, as collective operations will. The connections to the chief stay open; the listening ends, so that TensorFlow
-can have the port.
+can have the port. Whoever else calls meanwhile gets neither memory nor time of the workers, and, where they share a
+token, no place among them.
 """
 
+import collections
 import contextlib
+import hmac
+import os
 import queue
+import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 from dh_keras.errors import TrainingError
-from dh_keras.training.workers.channel import Channel, ChannelError, Message
+from dh_keras.training.workers.channel import STRANGERS_LIMITS, Channel, ChannelError, Message
 from dh_keras.training.workers.cluster import Cluster
 from dh_keras.training.workers.workers import Workers
 
+TOKEN = "DH_KERAS_CLUSTER_TOKEN"
 # A worker that is up answers within this many seconds.
 ANSWER_SECONDS = 10.0
 _RETRY_SECONDS = 0.2
+_BACKLOG = 128
+# Callers that have not said who they are; when more come, the first of them have to go.
+_MOST_STRANGERS = 64
 
 
 def meet(cluster: Cluster, *, timeout: float) -> Workers:
     """Wait for all workers of a cluster and make sure that each reaches each.
 
     Args:
-        cluster: who is expected.
+        cluster: who is expected; with the same environment variable DH_KERAS_CLUSTER_TOKEN, if any.
         timeout: seconds to wait for a worker that has not started yet.
 
     Raises:
@@ -35,9 +43,9 @@ def meet(cluster: Cluster, *, timeout: float) -> Workers:
     if len(cluster.addresses) == 1:
         return Workers(cluster)
     deadline = time.monotonic() + timeout
-    with _listening(cluster) as calls:
+    with _Reception(cluster) as reception:
         if cluster.index == 0:
-            channels = _wait_for_calls(cluster, calls, deadline, timeout)
+            channels = _wait_for_calls(cluster, reception, deadline, timeout)
             _check_paths_as_chief(cluster, channels)
         else:
             channels = {0: _call_chief(cluster, deadline, timeout)}
@@ -45,60 +53,115 @@ def meet(cluster: Cluster, *, timeout: float) -> Workers:
     return Workers(cluster, channels)
 
 
+def _proof(challenge: str, index: int) -> str:
+    """Show that one knows the token without sending it."""
+    return hmac.new(os.environ.get(TOKEN, "").encode(), f"{challenge} {index}".encode(), "sha256").hexdigest()
+
+
 # -------------------------------------------------------------------------------------------------- listening
 
 
-@contextlib.contextmanager
-def _listening(cluster: Cluster) -> Iterator["queue.SimpleQueue[tuple[int, Channel]]"]:
-    """Answer on this worker's port; yields the calls of workers that want to stay connected."""
-    _, port = cluster.host_and_port(cluster.index)
-    try:
-        server = socket.create_server(("", port), backlog=128)
-    except OSError as error:
-        raise TrainingError(
-            f"TF_CONFIG: {cluster.name(cluster.index)} cannot listen on its port ({error.strerror}); "
-            "is another program or another worker using it?"
-        ) from error
-    calls: queue.SimpleQueue[tuple[int, Channel]] = queue.SimpleQueue()
+class _Reception:
+    """Answers on this worker's port while entered.
 
-    def answer(connection: socket.socket) -> None:
-        channel = Channel(connection, "a caller")
-        with contextlib.suppress(ChannelError):
-            channel.send(Message("worker", cluster.index))
-            message = channel.receive(ANSWER_SECONDS)
-            if message.kind == "stay":
-                calls.put((int(message.value), channel))
-                return
-        channel.close()
+    Args:
+        cluster: who may call.
 
-    def serve() -> None:
-        with contextlib.suppress(OSError):  # the server was closed
-            while True:
-                threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
+    Attributes:
+        calls: (worker, connection) of those that want to stay connected to the chief.
+        refused: where callers with another token came from.
+    """
 
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield calls
-    finally:
+    def __init__(self, cluster: Cluster):
+        self.calls: queue.SimpleQueue[tuple[int, Channel]] = queue.SimpleQueue()
+        self.refused: set[str] = set()
+        self._cluster = cluster
+        self._strangers: collections.deque[Channel] = collections.deque()
+        self._over = threading.Event()
+
+    def __enter__(self) -> "_Reception":
+        own, (_, port) = self._cluster.index, self._cluster.host_and_port(self._cluster.index)
+        try:
+            self._server = _listen(port)
+        except OSError as error:
+            raise TrainingError(
+                f"TF_CONFIG: {self._cluster.name(own)} cannot listen on its port ({error.strerror}); "
+                "is another program or another worker using it?"
+            ) from error
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
         # Closing alone leaves a thread in accept(), and the port taken.
         with contextlib.suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-        server.close()
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        while self._strangers:
+            self._strangers.popleft().close()
+
+    def _serve(self) -> None:
+        while not self._over.is_set():
+            try:
+                connection, address = self._server.accept()
+                channel = Channel(
+                    connection, f"a caller from {address[0].removeprefix('::ffff:')}", silence=ANSWER_SECONDS
+                )
+            except OSError:  # the server was closed, the caller has gone, or there are too many open files
+                self._over.wait(_RETRY_SECONDS)
+                continue
+            self._strangers.append(channel)
+            if len(self._strangers) > _MOST_STRANGERS:
+                self._strangers.popleft().close()
+            threading.Thread(target=self._answer, args=(channel,), daemon=True).start()
+
+    def _answer(self, channel: Channel) -> None:
+        index = None
+        with contextlib.suppress(ChannelError):
+            challenge = secrets.token_hex(16)
+            channel.send(Message("worker", [self._cluster.index, challenge]))
+            index = self._worker_who_stays(channel, challenge)
+        with contextlib.suppress(ValueError):  # it had to go already
+            self._strangers.remove(channel)
+        if index is None:
+            channel.close()
+        else:
+            self.calls.put((index, channel))
+
+    def _worker_who_stays(self, channel: Channel, challenge: str) -> int | None:
+        kind, value, _ = channel.receive(STRANGERS_LIMITS)
+        if self._cluster.index or kind != "stay" or not isinstance(value, list) or len(value) != 2:
+            return None
+        index, proof = value
+        if type(index) is not int or not 0 < index < len(self._cluster.addresses):
+            return None
+        if not hmac.compare_digest(ascii(proof), ascii(_proof(challenge, index))):
+            self.refused.add(channel.peer)
+            channel.send(Message("stopped", f"{TOKEN}: {self._cluster.name(index)} has another one than the chief"))
+            return None
+        return index
 
 
-def _wait_for_calls(
-    cluster: Cluster, calls: "queue.SimpleQueue[tuple[int, Channel]]", deadline: float, timeout: float
-) -> dict[int, Channel]:
+def _listen(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        # IPv6 may be switched off; if the port is taken, the next line says so.
+        with contextlib.suppress(OSError):
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+    return socket.create_server(("", port), backlog=_BACKLOG)
+
+
+def _wait_for_calls(cluster: Cluster, reception: _Reception, deadline: float, timeout: float) -> dict[int, Channel]:
     channels: dict[int, Channel] = {}
     while len(channels) < len(cluster.addresses) - 1:
         try:
-            index, channel = calls.get(timeout=max(deadline - time.monotonic(), 0.01))
+            index, channel = reception.calls.get(timeout=max(deadline - time.monotonic(), 0.01))
         except queue.Empty:
             missing = [cluster.name(i) for i in range(1, len(cluster.addresses)) if i not in channels]
+            refused = f" ({', '.join(sorted(reception.refused))} had another {TOKEN})" if reception.refused else ""
             raise _refuse(
                 channels,
-                f"{', '.join(missing)} did not call the chief within {timeout:g} seconds; is it running, with this "
-                "TF_CONFIG and its own task.index, and does the network let it reach the chief?",
+                f"{', '.join(missing)} did not call the chief within {timeout:g} seconds{refused}; is it running, "
+                "with this TF_CONFIG and its own task.index, and does the network let it reach the chief?",
             ) from None
         channel.peer = cluster.name(index)
         if index in channels:
@@ -110,8 +173,8 @@ def _wait_for_calls(
 def _call_chief(cluster: Cluster, deadline: float, timeout: float) -> Channel:
     while True:
         try:
-            channel = _call(cluster, 0)
-            channel.send(Message("stay", cluster.index))
+            channel, challenge = _call(cluster, 0)
+            channel.send(Message("stay", [cluster.index, _proof(challenge, cluster.index)]))
             return channel
         except ChannelError as error:
             if time.monotonic() > deadline:
@@ -122,22 +185,23 @@ def _call_chief(cluster: Cluster, deadline: float, timeout: float) -> Channel:
         time.sleep(_RETRY_SECONDS)
 
 
-def _call(cluster: Cluster, index: int) -> Channel:
-    """Connect to a worker and make sure that it is the one."""
+def _call(cluster: Cluster, index: int) -> tuple[Channel, str]:
+    """Connect to a worker and make sure that it is the one; its challenge too."""
     name = cluster.name(index)
     try:
         connection = socket.create_connection(cluster.host_and_port(index), timeout=ANSWER_SECONDS)
     except OSError as error:
         raise ChannelError(f"{name} did not answer ({(error.strerror or str(error)).lower()})") from error
-    channel = Channel(connection, name)
-    answer = channel.receive(ANSWER_SECONDS)
-    if answer.kind != "worker" or answer.value != index:
+    channel = Channel(connection, name, silence=ANSWER_SECONDS)
+    answer = channel.receive(STRANGERS_LIMITS)
+    there, challenge = answer.value if isinstance(answer.value, list) and len(answer.value) == 2 else (None, "")
+    if answer.kind != "worker" or there != index:
         channel.close()
         raise TrainingError(
-            f"TF_CONFIG: {name} is expected at this address, but worker {answer.value} answers there; give every "
+            f"TF_CONFIG: {name} is expected at this address, but worker {there} answers there; give every "
             "worker the same list and its own task.index"
         )
-    return channel
+    return channel, str(challenge)
 
 
 # ------------------------------------------------------------------------------------------------------ paths
@@ -148,7 +212,7 @@ def _unreachable(cluster: Cluster) -> str | None:
     for index in range(1, len(cluster.addresses)):
         if index != cluster.index:
             try:
-                _call(cluster, index).close()
+                _call(cluster, index)[0].close()
             except (ChannelError, TrainingError) as error:
                 return f"{cluster.name(cluster.index)} cannot reach another worker: {error}; open this port to it"
     return None
@@ -159,8 +223,9 @@ def _check_paths_as_chief(cluster: Cluster, channels: dict[int, Channel]) -> Non
         for channel in channels.values():
             channel.send(Message("reach"))
         faults = [_unreachable(cluster)]
-        longest = ANSWER_SECONDS * (len(cluster.addresses) + 1)
-        faults += [channels[index].receive(longest).value for index in sorted(channels)]
+        for index in sorted(channels):
+            channels[index].silence = ANSWER_SECONDS * (len(cluster.addresses) + 1)
+            faults.append(channels[index].receive().value)
     except ChannelError as error:
         raise _refuse(channels, f"{error} while the workers were looking for each other") from error
     fault = next(filter(None, faults), None)
@@ -172,9 +237,11 @@ def _check_paths_as_chief(cluster: Cluster, channels: dict[int, Channel]) -> Non
 
 def _check_paths(cluster: Cluster, chief: Channel, timeout: float) -> None:
     try:
-        _require(chief.receive(timeout + ANSWER_SECONDS), "reach")
+        chief.silence = timeout + ANSWER_SECONDS
+        _require(chief.receive(STRANGERS_LIMITS), "reach")
         chief.send(Message("reached", _unreachable(cluster)))
-        _require(chief.receive(ANSWER_SECONDS * (len(cluster.addresses) + 2)), "go")
+        chief.silence = ANSWER_SECONDS * (len(cluster.addresses) + 2)
+        _require(chief.receive(STRANGERS_LIMITS), "go")
     except ChannelError as error:
         raise TrainingError(f"{error} while the workers were looking for each other") from error
 

@@ -1,12 +1,14 @@
 """The processes that train together: they agree before they start, collect what each has found, and end together.
 
-TensorFlow's collective operations wait forever for a worker that has died. So every worker keeps a connection to the
-chief beside them; when one breaks or falls silent, everybody leaves at once, with the same line.
+TensorFlow notices a worker that has died, but only inside a step, and says so in twenty lines; nothing tells the
+others why. So every worker keeps a connection to the chief beside it; when one breaks or falls silent, everybody leaves
+at once, with the same line. docs/scale_out.md has the measurements.
 """
 
 import contextlib
 import os
 import queue
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -18,8 +20,12 @@ from dh_keras.training.workers.cluster import ALONE, Cluster
 
 BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 30.0
+# Parsing a large annotation file is one long call, during which Python's other threads, and the beats, stand still.
+READING_SECONDS = 600.0
 # How long a failed collective operation waits for the reason, which comes over the connections.
 _REASON_SECONDS = 5.0
+# TensorFlow names the task that it misses, or nobody when it is the chief.
+_ABORTED = re.compile(r"Collective ops is aborted by(?:.*?/job:(\w+)/(?:replica:0/)?task:(\d+))?", re.DOTALL)
 _RESTART = "start all workers again, with --resume if there is a checkpoint"
 
 
@@ -52,6 +58,7 @@ class Workers:
         self.count = len(cluster.addresses)
         self._channels = channels or {}
         self._on_loss = on_loss
+        self._expect_within(READING_SECONDS)
         self._inboxes = {index: queue.SimpleQueue() for index in self._channels}
         self._leaving = threading.Lock()
         self._left = threading.Event()
@@ -125,6 +132,14 @@ class Workers:
 
     # ---------------------------------------------------------------------------------------- watch
 
+    def expect_beats(self) -> None:
+        """From here on every worker must be heard of often; to be called when all have read their data."""
+        self._expect_within(SILENCE_SECONDS)
+
+    def _expect_within(self, seconds: float) -> None:
+        for channel in self._channels.values():
+            channel.silence = seconds
+
     def __enter__(self) -> "Workers":
         for index, channel in self._channels.items():
             threading.Thread(target=self._listen, args=(index, channel), daemon=True).start()
@@ -140,6 +155,9 @@ class Workers:
         else:
             # A collective operation may fail because of a lost worker before the loss is known here.
             if isinstance(error, UserError) or not self._left.wait(_REASON_SECONDS):
+                aborted = _ABORTED.search(str(error))
+                if aborted:
+                    self._lose(f"{self.cluster.name_of_task(*aborted.groups())} does not answer TensorFlow; {_RESTART}")
                 self._tell_and_leave(f"{self.cluster.name(self.index)} stopped: {_one_line(error)}")
         for channel in self._channels.values():
             channel.close()
@@ -156,7 +174,7 @@ class Workers:
         """Sort incoming messages, until the other side ends."""
         while True:
             try:
-                message = channel.receive(SILENCE_SECONDS)
+                message = channel.receive()
             except ChannelError as error:
                 self._lose(f"{error}; {_RESTART}")
                 self._inboxes[index].put(None)
