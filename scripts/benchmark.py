@@ -1,7 +1,6 @@
 """Measure how long inference or a training step takes, part by part, beside a matrix product and a peer."""
 
 import argparse
-import json
 import re
 from pathlib import Path
 
@@ -9,7 +8,8 @@ from dh_keras.benchmark import PEERS
 from dh_keras.commands.parser import make_parser, run_script
 from dh_keras.config.load import load_config
 from dh_keras.config.schema import ModelConfig
-from dh_keras.errors import ConfigError, DataError
+from dh_keras.errors import ConfigError
+from dh_keras.files import new_file, require_absent, write_json
 from dh_keras.modeling.constants import PRECISIONS, SIZE_DIVISOR
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "mmdetection_double_head_r50_fpn_1x_coco.yaml"
@@ -66,8 +66,8 @@ def measure_training(args: argparse.Namespace, model: ModelConfig) -> dict:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.output and args.output.exists():
-        raise DataError(f"{args.output}: exists already and is not overwritten; choose another --output")
+    if args.output:
+        require_absent(args.output)
     if 0 in (args.repeats, *(args.batches or ())):
         raise ConfigError("--repeats and --batches: expected at least 1, got 0")
     if args.train and (args.surviving or args.precision != "float32"):
@@ -79,8 +79,8 @@ def main(args: argparse.Namespace) -> None:
     measure = measure_training if args.train else measure_inference
     results = measure(args, config.model)
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        with new_file(args.output) as partial:
+            write_json(partial, results)
         print(f"written: {args.output}")
 
 

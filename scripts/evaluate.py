@@ -1,11 +1,11 @@
 """Measure COCO average precision of a run folder or a SavedModel."""
 
 import argparse
-import json
 from pathlib import Path
 
 from dh_keras.commands.parser import make_parser, run_script
 from dh_keras.errors import DataError
+from dh_keras.files import new_file, require_absent, write_json
 
 
 def parse() -> argparse.ArgumentParser:
@@ -18,8 +18,8 @@ def parse() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.output and args.output.exists():
-        raise DataError(f"{args.output}: exists already and is not overwritten; choose another --output")
+    if args.output:
+        require_absent(args.output)
     if args.batch_size < 1:
         raise DataError(f"--batch-size: expected at least 1, got {args.batch_size}")
     from dh_keras.data.formats.coco import load_coco
@@ -33,8 +33,8 @@ def main(args: argparse.Namespace) -> None:
     metrics = evaluate_detector(detector, dataset, batch_size=args.batch_size, max_detections=detector.max_detections)
     print(format_table(metrics))
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        with new_file(args.output) as partial:
+            write_json(partial, metrics)
         print(f"written: {args.output}")
 
 

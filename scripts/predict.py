@@ -24,7 +24,8 @@ def parse() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from dh_keras.inference.prediction.folder import PredictionSettings, check_new
+    from dh_keras.files import CHOOSE_OR_RESUME, require_new_folder
+    from dh_keras.inference.prediction.folder import PredictionSettings
     from dh_keras.inference.prediction.sources import Shard, list_sources
 
     settings = PredictionSettings(
@@ -39,7 +40,7 @@ def main(args: argparse.Namespace) -> None:
     )
     paths = list_sources(args.sources, args.list)
     if not args.resume:
-        check_new(args.output)
+        require_new_folder(args.output, CHOOSE_OR_RESUME)
 
     from dh_keras.inference.detector import Detector
     from dh_keras.inference.prediction.predict_files import predict_files

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import resource
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -31,6 +32,14 @@ def quick_graphs():
     """See `graphs_as_traced`."""
     with graphs_as_traced():
         yield
+
+
+@pytest.fixture
+def small_files():
+    """Return a function that lets no file become larger than 64 bytes any more, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 TINY = (

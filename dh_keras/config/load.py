@@ -12,6 +12,7 @@ from dh_keras.config.checks import validate_config
 from dh_keras.config.options import flatten
 from dh_keras.config.schema import Config, ModelConfig
 from dh_keras.errors import ConfigError
+from dh_keras.files import write_text
 from dh_keras.modeling.variants import VARIANTS
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -69,7 +70,7 @@ def find_config(path: str | Path) -> Path:
 
 def save_config(config: Config, path: str | Path) -> None:
     """Write the complete tree as YAML; `load_config` of the file gives an equal tree."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def _read_yaml(path: Path) -> Any:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from dh_keras.data.shape_drawing import CATEGORIES, SPLITS, DrawnShape, draw_image
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, WriteError
+from dh_keras.files import is_new_folder, make_folder, new_folder, write_json
 
 # Raise this when the same seed would give other images: a folder of another version is then not reused.
 GENERATOR_VERSION = 1
@@ -52,7 +51,8 @@ def write_shapes(directory: str | Path, *, train_images: int, val_images: int, s
         The paths of annotations and images of both splits.
 
     Raises:
-        DataError: when the folder holds a dataset with other settings or something else, or cannot be written.
+        DataError: when the folder holds a dataset with other settings or something else.
+        WriteError: when it cannot be written.
         ValueError: when a number is out of range.
 
     Example:
@@ -64,10 +64,7 @@ def write_shapes(directory: str | Path, *, train_images: int, val_images: int, s
     directory = Path(directory)
     settings = {"version": GENERATOR_VERSION, "train_images": train_images, "val_images": val_images, "seed": seed}
     if not _holds_dataset(directory, settings):
-        try:
-            _write_atomically(directory, settings)
-        except OSError as error:
-            raise DataError(f"shapes folder {directory}: cannot be written: {error}; {_REMEDY}") from error
+        _write(directory, settings)
     annotations = directory / "annotations"
     return ShapesPaths(
         train_annotations=annotations / "instances_train.json",
@@ -82,13 +79,11 @@ _REMEDY = "set data.shapes.directory to another folder"
 
 def _holds_dataset(directory: Path, settings: dict) -> bool:
     """Whether the folder already holds exactly this dataset; refuse a folder that holds anything else."""
-    if not directory.exists():
+    if is_new_folder(directory):
         return False
     if not directory.is_dir():
         raise DataError(f"shapes folder {directory}: expected a folder, found a file; {_REMEDY}")
     names = sorted(path.name for path in directory.iterdir())
-    if not names:
-        return False
     if _SETTINGS_FILE not in names:
         found = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise DataError(f"shapes folder {directory}: holds other files ({found}), nothing was written; {_REMEDY}")
@@ -108,27 +103,22 @@ def _holds_dataset(directory: Path, settings: dict) -> bool:
     return True
 
 
-def _write_atomically(directory: Path, settings: dict) -> None:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    building = directory.parent / f".{directory.name}.{uuid.uuid4().hex}.part"
-    building.mkdir()
+def _write(directory: Path, settings: dict) -> None:
     try:
-        (building / "annotations").mkdir()
-        for split in SPLITS:
-            _write_split(building, split, settings[f"{split}_images"], settings["seed"])
-        (building / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        try:
-            building.rename(directory)
-        except OSError:
-            # Another process of the same job was faster; its dataset is as good as this one.
-            if not _holds_dataset(directory, settings):
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        with new_folder(directory) as folder:
+            for split in SPLITS:
+                _write_split(folder, split, settings[f"{split}_images"], settings["seed"])
+            write_json(folder / _SETTINGS_FILE, settings)
+    except WriteError as error:
+        raise WriteError(f"shapes folder {error}; {_REMEDY}") from error
+    except DataError:
+        # Another process of the same job was faster; its dataset is as good as this one.
+        if not _holds_dataset(directory, settings):
+            raise
 
 
 def _write_split(root: Path, split: str, count: int, seed: int) -> None:
-    (root / split).mkdir()
+    make_folder(root / split)
 
     def write_image(index: int) -> tuple[dict, list[dict]]:
         image = draw_image(seed=seed, split=split, index=index)
@@ -149,7 +139,7 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
         "images": [entry for entry, _ in written],
         "annotations": annotations,
     }
-    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(tree), encoding="utf-8")
+    write_json(root / "annotations" / f"instances_{split}.json", tree, indent=None)
 
 
 def _coco_annotation(shape: DrawnShape, *, image_id: int) -> dict:

@@ -1,8 +1,6 @@
 """From a published checkpoint to a run folder: recognise the family, infer the network, convert, write."""
 
 import hashlib
-import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ from typing import Any
 from dh_keras.config.load import complete_config
 from dh_keras.config.schema import Config
 from dh_keras.errors import ConfigError, DataError
+from dh_keras.files import new_folder, require_new_folder, write_json
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.variables import variables_by_path
@@ -22,7 +21,7 @@ from dh_keras.pretrained.class_names import name_classes
 from dh_keras.pretrained.tensors import assign_tensors, unused_tensors
 from dh_keras.pretrained.torch_file import TorchFile, read_torch_file
 from dh_keras.run.classes import Category
-from dh_keras.run.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, RunFolder, create_run, open_run
+from dh_keras.run.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, RunFolder, open_run, write_run
 from dh_keras.run.weights import save_weights
 
 FAMILIES = (authors, mmdetection)
@@ -129,20 +128,13 @@ def import_checkpoint(
         >>> import_checkpoint("dh_faster_rcnn_r50_fpn_1x_coco.pth", "runs/mmdetection")
         >>> Detector.load("runs/mmdetection")("photo.jpg")
     """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise DataError(f"{output}: exists already and is not overwritten; choose another --output")
+    require_new_folder(output)
     imported = convert_checkpoint(path, class_names=class_names, overrides=overrides)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
-        run = create_run(partial, imported.config, imported.categories)
-        save_weights(imported.model, run.path / BEST_WEIGHTS)
-        shutil.copyfile(run.path / BEST_WEIGHTS, run.path / LAST_WEIGHTS)
-        (run.path / ORIGIN_FILE).write_text(json.dumps(imported.origin(), indent=1), encoding="utf-8")
-        os.replace(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(output) as folder:
+        write_run(folder, imported.config, imported.categories)
+        save_weights(imported.model, folder / BEST_WEIGHTS)
+        shutil.copyfile(folder / BEST_WEIGHTS, folder / LAST_WEIGHTS)
+        write_json(folder / ORIGIN_FILE, imported.origin())
     return open_run(output), imported
 
 

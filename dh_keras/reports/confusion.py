@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from dh_keras.reports.plotting import new_figure, save_figure
 from dh_keras.reports.matches import MATCH_IOU, ImageMatches
+from dh_keras.reports.plotting import new_figure, save_figure
 
 BACKGROUND = "background"
 MAX_WRITTEN = 25  # with more classes the cells are too small for numbers

@@ -8,6 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dh_keras.errors import DataError
+from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
 from dh_keras.reports.plotting import (
     line_colors,
     new_figure,
@@ -16,8 +18,6 @@ from dh_keras.reports.plotting import (
     style_panel,
     whole_numbers,
 )
-from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
-from dh_keras.errors import DataError
 
 NEEDED = ("epoch", "step", *LOSS_NAMES, "total_loss", "lr", "images_per_second", "data_wait", "AP", "AP50", "AP75")
 Row = dict[str, float | None]

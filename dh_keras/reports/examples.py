@@ -1,6 +1,5 @@
 """The images a detector does worst and best on: ground truth beside predictions, coloured by what each box came to."""
 
-import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dh_keras.reports.matches import ImageMatches
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
-from dh_keras.files import replace_atomically, writing
+from dh_keras.files import make_folder, replaced_file
 from dh_keras.inference.drawing import Colour, draw_boxes, side_by_side
+from dh_keras.reports.matches import ImageMatches
 
 COUNT = 6
 MAX_SIDE = 1000  # pixels of a picture's long side; larger photographs are shrunk
@@ -60,12 +59,12 @@ def write_ranked(
         matches: one entry per image.
         score: what the predictions scored more than, for the title.
     """
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
+    make_folder(folder)
     place = {index: number for number, index in enumerate(indices, start=1)}
     for index, image in image_dataset(dataset, np.array(indices, np.int64)).as_numpy_iterator():
         picture = Image.fromarray(draw_comparison(image, matches[index], dataset, index, score=score))
-        replace_atomically(folder / f"{place[int(index)]}.png", functools.partial(picture.save, format="PNG"))
+        with replaced_file(folder / f"{place[int(index)]}.png") as partial:
+            picture.save(partial)
     for number in range(len(indices) + 1, COUNT + 1):
         (folder / f"{number}.png").unlink(missing_ok=True)
 

@@ -14,10 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 
 import dh_keras
-from dh_keras.reports.curves import Row, best_row
-from dh_keras.reports.run_data import SplitFacts, uses_shapes
 from dh_keras.config.schema import Config
 from dh_keras.data.dataset import CocoDataset
+from dh_keras.reports.curves import Row, best_row
+from dh_keras.reports.run_data import SplitFacts, uses_shapes
 from dh_keras.run.run_folder import RunFolder
 
 FEW_TRAINING_BOXES = 100

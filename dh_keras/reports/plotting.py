@@ -1,4 +1,4 @@
-"""What the figures share: colours, panels for one legend, and files that appear whole or not at all."""
+"""What the figures share: colours, panels for one legend, and the file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dh_keras.files import replace_atomically
+from dh_keras.files import replaced_file
 from dh_keras.inference.drawing import class_colors
 
 DPI = 110
@@ -56,9 +56,5 @@ def say_nothing_to_show(axes: Axes, reason: str) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, in the place of the one that may be there."""
-    replace_atomically(path, lambda partial: figure.savefig(partial, format="png"))
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in one step: whoever reads it sees the old content or the new."""
-    replace_atomically(path, lambda partial: partial.write_bytes(content))
+    with replaced_file(path) as partial:
+        figure.savefig(partial)

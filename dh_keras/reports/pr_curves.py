@@ -1,7 +1,6 @@
 """Precision against recall of every class, and the score at which F1 is highest."""
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from dh_keras.reports.plotting import GREY, line_colors, new_figure, replace_file, save_figure, style_panel
+from dh_keras.files import replaced_text
 from dh_keras.reports.matches import ClassMatches
+from dh_keras.reports.plotting import GREY, line_colors, new_figure, save_figure, style_panel
 
 # More lines than this cannot be told apart: the best and the worst half of so many are coloured, the others are grey.
 MAX_COLORED = 12
@@ -125,9 +125,8 @@ def class_rows(
 
 def write_class_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows as CSV; what is not defined stays empty."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-    replace_file(path, text.getvalue().encode())
+    with replaced_text(path) as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from dh_keras.config.schema import DataConfig
-from dh_keras.data.formats.coco import load_coco
 from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.formats.coco import load_coco
+from dh_keras.data.formats.tfrecord import load_tfrecords
 from dh_keras.data.shape_drawing import CATEGORIES
 from dh_keras.data.shapes import write_shapes
-from dh_keras.data.formats.tfrecord import load_tfrecords
 from dh_keras.errors import DataError
 from dh_keras.reports.heads.statistics import size_masks
 from dh_keras.run.run_folder import RunFolder

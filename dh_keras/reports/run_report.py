@@ -4,20 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dh_keras.config.schema import Config
+from dh_keras.data.dataset import CocoDataset
+from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_found, format_table
+from dh_keras.files import require_writable, write_text
+from dh_keras.inference.detector import Detector, detect_with_bar
+from dh_keras.modeling.losses import loss_weights
 from dh_keras.reports.confusion import confusion_counts, draw_confusion
 from dh_keras.reports.curves import Row, draw_curves, read_metrics
-from dh_keras.reports.plotting import replace_file
+from dh_keras.reports.examples import rank_images, write_ranked
 from dh_keras.reports.matches import match_classes, match_images
 from dh_keras.reports.model_card import CardFacts, write_model_card
-from dh_keras.reports.examples import rank_images, write_ranked
 from dh_keras.reports.pr_curves import class_rows, draw_pr_curves, precision_recall, write_class_rows
 from dh_keras.reports.run_data import describe_split, describe_training_data, load_validation
-from dh_keras.config.schema import Config
-from dh_keras.modeling.losses import loss_weights
-from dh_keras.data.dataset import CocoDataset
-from dh_keras.inference.detector import Detector, detect_with_bar
-from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_found, format_table
-from dh_keras.files import require_writable
 from dh_keras.run.run_folder import METRICS_FILE, open_run
 
 PICTURE_SCORE = 0.5
@@ -80,7 +79,7 @@ def analyze_run(
         rows=rows,
         history=history,
     )
-    replace_file(run.path / CARD_FILE, write_model_card(facts).encode())
+    write_text(run.path / CARD_FILE, write_model_card(facts))
     written = [CURVES_FILE] * bool(history) + [PR_FILE, CONFUSION_FILE, CLASSES_TABLE, CARD_FILE]
     print(f"written into {run.path}: {', '.join(written)}, {WORST_DIR}/, {BEST_DIR}/")
     return metrics

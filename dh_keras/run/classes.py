@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dh_keras.errors import DataError
+from dh_keras.files import write_json
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Category:
 def write_classes(path: Path, categories: Sequence[Category]) -> None:
     """Write category ids and names as JSON, in class order."""
     rows = [{"id": category.id, "name": category.name} for category in categories]
-    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_json(path, rows)
 
 
 def read_classes(path: Path) -> tuple[Category, ...]:

@@ -53,29 +53,10 @@ def is_run_folder(path: str | Path) -> bool:
     return (Path(path) / CONFIG_FILE).is_file() and (Path(path) / CLASSES_FILE).is_file()
 
 
-def require_new(path: str | Path) -> None:
-    """Refuse a folder that holds something.
-
-    Raises:
-        DataError: when it exists and is not empty.
-    """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path}: exists already and is not overwritten; choose another --output, or --resume to go on")
-
-
-def create_run(path: str | Path, config: Config, categories: Sequence[Category]) -> RunFolder:
-    """Make a new run folder with its config and classes.
-
-    Raises:
-        DataError: when the folder exists and is not empty; nothing in it is touched.
-    """
-    path = Path(path)
-    require_new(path)
-    path.mkdir(parents=True, exist_ok=True)
-    save_config(config, path / CONFIG_FILE)
-    write_classes(path / CLASSES_FILE, categories)
-    return RunFolder(path, config, tuple(categories))
+def write_run(folder: Path, config: Config, categories: Sequence[Category]) -> None:
+    """Write what makes a folder a run: its config and its classes."""
+    save_config(config, folder / CONFIG_FILE)
+    write_classes(folder / CLASSES_FILE, categories)
 
 
 def open_run(path: str | Path, overrides: Sequence[str] = ()) -> RunFolder:

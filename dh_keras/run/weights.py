@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 
 from dh_keras.errors import DataError, one_line
-from dh_keras.files import replace_atomically
+from dh_keras.files import replaced_file
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.run.classes import Category, read_classes
 from dh_keras.run.run_folder import CLASSES_FILE, is_run_folder, open_run
@@ -32,8 +32,8 @@ def _without_optimizer(model: DoubleHeadRCNN) -> Iterator[None]:
 
 def save_weights(model: DoubleHeadRCNN, path: Path) -> None:
     """Write the model's weights, without the optimizer, as a Keras `.weights.h5` file."""
-    with _without_optimizer(model):
-        replace_atomically(path, model.save_weights)
+    with replaced_file(path) as partial, _without_optimizer(model):
+        model.save_weights(partial)
 
 
 def load_weights(model: DoubleHeadRCNN, path: Path) -> None:

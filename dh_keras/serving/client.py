@@ -18,6 +18,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from dh_keras.errors import DataError, ServerError, UserError, one_line
+from dh_keras.files import new_file, require_absent, write_json
 from dh_keras.inference.detector import Result, read_image, read_image_file
 from dh_keras.inference.prediction.folder import RESULT_FILES
 from dh_keras.inference.prediction.image_files import describe_image
@@ -208,8 +209,7 @@ def predict_on_server(client: Client, paths: Sequence[Path], output: str | Path,
     """
     output = Path(output)
     file = output if output.suffix == ".json" else output / RESULT_FILES["json"]
-    if file.exists():
-        raise DataError(f"{file}: exists already and is not overwritten; choose another --output")
+    require_absent(file)
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
     try:
@@ -238,8 +238,8 @@ def _detect_file(client: Client, path: Path, score: float) -> dict[str, Any]:
 
 
 def _write_predictions(file: Path, rows: list[dict[str, Any]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    with new_file(file) as partial:
+        write_json(partial, rows)
 
 
 def _serving_api() -> tuple[Any, Any, Any]:

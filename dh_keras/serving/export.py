@@ -4,20 +4,19 @@ Run folders and SavedModels are used through the same functions, so they give th
 Letters: B batch, D detections, H W C.
 """
 
-import json
-import os
-import shutil
 from pathlib import Path
 
 import tensorflow as tf
 
 from dh_keras.errors import DataError
+from dh_keras.files import new_folder, require_absent, write_json
 from dh_keras.inference.serving_module import ServingModule
 from dh_keras.run.classes import write_classes
 from dh_keras.serving.warmup import warmup_requests, write_warmup_requests
 
 SIGNATURE_FILE = "signature.json"
 LABELS_FILE = "labels.json"
+_CHOOSE_NEXT = "choose the next version number"
 
 
 def export_saved_model(module: ServingModule, output: str | Path) -> Path:
@@ -40,24 +39,16 @@ def export_saved_model(module: ServingModule, output: str | Path) -> Path:
         >>> export_saved_model(Detector.load("runs/cells").serving, "models/cells/1")
     """
     output = Path(output)
-    if output.exists():
-        raise DataError(f"{output}: exists already and is not overwritten; choose the next version number")
+    require_absent(output, _CHOOSE_NEXT)
     if not output.name.isdigit():
         raise DataError(f"{output}: TensorFlow Serving wants a numbered folder; use {output / '1'}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
+    with new_folder(output, _CHOOSE_NEXT) as folder:
         signatures = {
             "serving_default": module.serve_bytes.get_concrete_function(),
             "serve_image": module.serve_images.get_concrete_function(),
         }
-        tf.saved_model.save(module, str(partial), signatures=signatures)
-        assets = partial / "assets"
-        assets.mkdir(exist_ok=True)
-        write_classes(assets / LABELS_FILE, module.categories)
-        (assets / SIGNATURE_FILE).write_text(json.dumps(module.describe(), indent=1), encoding="utf-8")
-        write_warmup_requests(partial, warmup_requests())
-        os.replace(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+        write_classes(folder / "assets" / LABELS_FILE, module.categories)
+        write_json(folder / "assets" / SIGNATURE_FILE, module.describe())
+        write_warmup_requests(folder, warmup_requests())
     return output

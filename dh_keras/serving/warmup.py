@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dh_keras.files import replaced_file
+
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 
 # (height, width) in pixels of the photographs in the requests. The model resizes them to the size it works in, so small
@@ -80,9 +82,8 @@ def write_warmup_requests(path: str | Path, requests: Sequence[WarmupRequest]) -
         >>> write_warmup_requests("models/cells/1", warmup_requests())
     """
     file = Path(path) / WARMUP_FILE
-    file.parent.mkdir(exist_ok=True)
     model_name = Path(path).resolve().parent.name
-    with tf.io.TFRecordWriter(str(file)) as writer:
+    with replaced_file(file) as partial, tf.io.TFRecordWriter(str(partial)) as writer:
         for request in requests:
             writer.write(_prediction_log(model_name, request))
     return file

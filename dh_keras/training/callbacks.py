@@ -120,9 +120,13 @@ class RunRecorder(EvaluationHelper):
         if self.model.stop_training:
             save_weights(self.model, self.run.path / LAST_WEIGHTS)
             self.save()
-        elif self.checkpoint_every and step % self.checkpoint_every == 0:
-            if not self.progress.is_at_end_of_epoch(self.length):  # or everything is about to be saved anyway
-                self.save()
+        elif self._is_checkpoint_due(step):
+            self.save()
+
+    def _is_checkpoint_due(self, step: int) -> bool:
+        """Within an epoch only: at its end everything is saved anyway."""
+        due = self.checkpoint_every and step % self.checkpoint_every == 0
+        return bool(due) and not self.progress.is_at_end_of_epoch(self.length)
 
     def record_epoch(self) -> None:
         """Evaluate if it is due, then write metrics, events, weights and a checkpoint."""

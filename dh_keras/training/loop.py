@@ -11,12 +11,12 @@ import tensorflow as tf
 
 from dh_keras.config.schema import Config
 from dh_keras.errors import TrainingError, WriteError
-from dh_keras.files import require_writable, writing
+from dh_keras.files import CHOOSE_OR_RESUME, new_folder, require_new_folder, require_writable
 from dh_keras.inference.detector import Detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.hub_backbone import resolve_backbone
 from dh_keras.pretrained.build import build_detector
-from dh_keras.run.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, create_run, open_run, require_new
+from dh_keras.run.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, open_run, write_run
 from dh_keras.run.weights import initialize_weights, load_weights
 from dh_keras.training.callbacks import StepCounter, make_recorder
 from dh_keras.training.fitting import fit, worker_batches
@@ -94,7 +94,7 @@ def _check_start(config: Config | None, output: Path, *, resume: bool, workers: 
         run = open_run(output)
         config = config or run.config
     elif workers.is_chief:
-        require_new(output)
+        require_new_folder(output, CHOOSE_OR_RESUME)
     if workers.is_chief:
         require_writable(output, 0)
     backbone = resolve_backbone(config.model.backbone)
@@ -153,9 +153,9 @@ def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: W
     if workers.is_chief:
         values = sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
         require_writable(run.path, COPIES_OF_STATE * BYTES_PER_VALUE * values)
-        with writing(run.path):
-            create_run(run.path, run.config, run.categories)
-        save_state(model, progress.as_dict(), run.path / STATE_FILE)
+        with new_folder(run.path, CHOOSE_OR_RESUME) as folder:
+            write_run(folder, run.config, run.categories)
+            save_state(model, progress.as_dict(), folder / STATE_FILE)
     return progress
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dh_keras.evaluation.coco_metrics import METRIC_NAMES
-from dh_keras.files import replace_atomically
+from dh_keras.files import replaced_text
 from dh_keras.modeling.constants import LOSS_NAMES
 
 AP_COLUMNS = tuple(name for name in METRIC_NAMES if name.startswith("AP"))
@@ -43,11 +43,10 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_atomically(path, lambda partial: partial.write_bytes(text.getvalue().encode()))
+    with replaced_text(path) as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _text(value: Any) -> Any:

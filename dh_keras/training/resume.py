@@ -10,7 +10,7 @@ from dh_keras.config.options import flatten
 from dh_keras.config.schema import PATH_KEYS, Config
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.errors import ConfigError, DataError, TrainingError
-from dh_keras.files import remove_partial_files
+from dh_keras.files import remove_leftovers
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.run.classes import Category
 from dh_keras.run.run_folder import CLASSES_FILE, CONFIG_FILE, METRICS_FILE, STATE_FILE, RunFolder
@@ -91,5 +91,5 @@ def restore(model: DoubleHeadRCNN, run: RunFolder, length: Length, fingerprint: 
 
 def cut_back(run: RunFolder, progress: Progress) -> None:
     """Drop what was written after the checkpoint: it is about to be written again."""
-    remove_partial_files(run.path)
+    remove_leftovers(run.path)
     drop_rows_after(run.path / METRICS_FILE, progress.recorded_step)

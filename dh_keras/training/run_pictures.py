@@ -7,7 +7,7 @@ from PIL import Image
 
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
-from dh_keras.files import writing
+from dh_keras.files import filled_folder
 from dh_keras.inference.detector import Detector
 from dh_keras.inference.drawing import class_colors, draw_boxes, draw_detections, side_by_side
 
@@ -17,21 +17,19 @@ PICTURE_SCORE = 0.5
 
 def write_pictures(detector: Detector, dataset: CocoDataset, folder: Path, *, count: int) -> Path:
     """Draw detections beside the ground truth for `count` images spread over the dataset, as PNG files."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     colors = class_colors(dataset.num_classes)
     names = dataset.class_names
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int))
-    for index, image in image_dataset(dataset, chosen).as_numpy_iterator():
-        result = detector(image)
-        classes = detector.class_indices(result)
-        drawn = draw_detections(image, result.boxes, result.scores, classes, names, PICTURE_SCORE)
-        truth = dataset.classes_of(index)
-        expected = draw_boxes(
-            image, dataset.boxes_of(index), [names[c] for c in truth], colors=[colors[c] for c in truth]
-        )
-        titles = (f"detections above {PICTURE_SCORE}", "ground truth")
-        path = folder / f"{Path(dataset.paths[index]).stem}.png"
-        with writing(path):
-            Image.fromarray(side_by_side(drawn, expected, titles)).save(path)
+    titles = (f"detections above {PICTURE_SCORE}", "ground truth")
+    with filled_folder(folder) as partial:
+        for index, image in image_dataset(dataset, chosen).as_numpy_iterator():
+            result = detector(image)
+            classes = detector.class_indices(result)
+            drawn = draw_detections(image, result.boxes, result.scores, classes, names, PICTURE_SCORE)
+            truth = dataset.classes_of(index)
+            expected = draw_boxes(
+                image, dataset.boxes_of(index), [names[c] for c in truth], colors=[colors[c] for c in truth]
+            )
+            picture = Image.fromarray(side_by_side(drawn, expected, titles))
+            picture.save(partial / f"{Path(dataset.paths[index]).stem}.png")
     return folder

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from dh_keras.errors import TrainingError
-from dh_keras.files import replace_atomically
+from dh_keras.files import replaced_file
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 
 PROGRESS_KEY = "progress"
@@ -27,11 +27,8 @@ def save_state(model: DoubleHeadRCNN, progress: dict[str, Any], path: Path) -> N
     arrays |= {f"optimizer/{index}": keras.ops.convert_to_numpy(v) for index, v in enumerate(model.optimizer.variables)}
     arrays[PROGRESS_KEY] = np.array(json.dumps(progress))
 
-    def write(partial: Path) -> None:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-
-    replace_atomically(path, write)
+    with replaced_file(path) as partial:
+        np.savez(partial, **arrays)
 
 
 def load_state(model: DoubleHeadRCNN, path: Path) -> dict[str, Any]:

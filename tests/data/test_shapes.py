@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dh_keras import files
 from dh_keras.data import shape_drawing, shapes
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.data.shape_drawing import CATEGORIES, draw_image
 from dh_keras.data.shapes import write_shapes
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, WriteError
 
 SETTINGS = {"train_images": 16, "val_images": 3, "seed": 5}
 
@@ -248,13 +249,13 @@ def test_an_interrupted_generation_leaves_nothing_behind(tmp_path, monkeypatch, 
         return draw(**arguments)
 
     monkeypatch.setattr(shapes, "draw_image", stop_in_validation)
-    with pytest.raises((KeyboardInterrupt, DataError)):
+    with pytest.raises((KeyboardInterrupt, WriteError)):
         write_shapes(tmp_path / "made", **SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_generation_does_not_look_complete(tmp_path, monkeypatch):
-    monkeypatch.setattr(shapes.shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
+    monkeypatch.setattr(files, "remove_folder", lambda path: None)  # a killed process cleans nothing up
     monkeypatch.setattr(shapes, "draw_image", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_shapes(tmp_path / "made", **SETTINGS)

@@ -220,7 +220,7 @@ def test_an_export_is_never_overwritten_and_wants_a_number(saved_model, detector
 
 def test_an_export_that_fails_leaves_nothing(detector, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
-        Path(args[1]).mkdir()
+        Path(args[1], "variables").mkdir()
         raise OSError("disk full")
 
     monkeypatch.setattr("dh_keras.serving.export.tf.saved_model.save", fail)
@@ -241,9 +241,10 @@ export.export_saved_model(Detector.load({str(tiny_run)!r}).serving, {str(tmp_pat
     assert killed.returncode == -9
     (partial,) = (tmp_path / "m").iterdir()
     assert (partial / "saved_model.pb").is_file()
-    assert partial.name.startswith(".1.partial-")  # a server takes folders whose names are numbers
+    assert partial.name.startswith(".partial-1-")  # a server takes folders whose names are numbers
     export_saved_model(detector.serving, tmp_path / "m" / "1")
     assert len(Detector.load(tmp_path / "m" / "1").categories) == 3
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["1"]
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path, saved_model, tiny_run):

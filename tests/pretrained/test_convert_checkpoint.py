@@ -12,7 +12,7 @@ import published
 import pytest
 
 from dh_keras.config.load import load_config
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, WriteError
 from dh_keras.inference.detector import Detector
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.variables import variables_by_path
@@ -255,7 +255,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, authors_file, authors_
 
     monkeypatch.setattr("dh_keras.pretrained.importer.convert_checkpoint", lambda *args, **options: authors_import)
     monkeypatch.setattr("dh_keras.pretrained.importer.save_weights", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match=r"run: cannot be written: No space left on device; free some space"):
         import_checkpoint(authors_file, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

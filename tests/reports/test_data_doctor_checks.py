@@ -5,14 +5,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from dh_keras.reports.data_doctor.anchor_coverage import match_to_anchors, resize_to_config
-from dh_keras.reports.data_doctor.duplicates import THUMBNAIL, near_duplicates
-from dh_keras.reports.data_doctor.file_scan import read_upright
 from dh_keras.config.load import load_config
 from dh_keras.modeling.constants import LEVEL_STRIDES
 from dh_keras.modeling.ops.anchors import anchors_inside, grid_anchors
 from dh_keras.modeling.ops.boxes import pairwise_iou
 from dh_keras.modeling.ops.matching import match_boxes
+from dh_keras.reports.data_doctor.anchor_coverage import match_to_anchors, resize_to_config
+from dh_keras.reports.data_doctor.duplicates import THUMBNAIL, near_duplicates
+from dh_keras.reports.data_doctor.file_scan import read_upright
 
 SIZE = np.array([96, 128])
 

@@ -10,20 +10,20 @@ import tensorflow as tf
 from numpy_boxes import clip, decode, iou
 from PIL import Image
 
+from dh_keras.commands.parser import run_script
+from dh_keras.config.load import load_config
+from dh_keras.data.formats.coco import load_coco, read_categories
+from dh_keras.errors import DataError, WriteError
+from dh_keras.inference.detector import read_image
+from dh_keras.modeling.builder import assemble_detector
 from dh_keras.reports.heads import analysis as head_analysis
 from dh_keras.reports.heads.analysis import analyze_heads, summarize_heads
 from dh_keras.reports.heads.measurement import HeadMeasurements
 from dh_keras.reports.heads.probe import HeadProbe
-from dh_keras.reports.heads.statistics import bin_statistics
 from dh_keras.reports.heads.sliding_windows import sliding_windows
-from dh_keras.modeling.builder import assemble_detector
-from dh_keras.commands.parser import run_script
-from dh_keras.config.load import load_config
-from dh_keras.data.formats.coco import load_coco, read_categories
+from dh_keras.reports.heads.statistics import bin_statistics
 from dh_keras.run.classes import Category
-from dh_keras.inference.detector import read_image
-from dh_keras.errors import DataError, WriteError
-from dh_keras.run.run_folder import create_run, open_run
+from dh_keras.run.run_folder import open_run, write_run
 from dh_keras.run.weights import save_weights
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "analyze_heads.py"
@@ -37,10 +37,10 @@ def run(*arguments):
     run_script(script.main, script.parse(), [str(argument) for argument in arguments])
 
 
-def write_run(path, overrides, categories):
+def make_run(path, overrides, categories):
     """A run folder as after a training that learned nothing, and its model."""
     config = load_config(overrides=list(overrides))
-    create_run(path, config, categories)
+    write_run(path, config, categories)
     model = assemble_detector(config.model, num_classes=len(categories))
     save_weights(model, path / "best.weights.h5")
     return model
@@ -58,7 +58,7 @@ def models(tmp_path_factory, tiny_overrides, tiny_shapes):
     categories = read_categories(tiny_shapes.val_annotations)
     small = (*tiny_overrides, "model.conv_head.non_local.channels=4", "model.conv_head.non_local.groups=2")
     return {
-        folder / variant: write_run(folder / variant, [*small, f"model.variant={variant}"], categories)
+        folder / variant: make_run(folder / variant, [*small, f"model.variant={variant}"], categories)
         for variant in ("double_head_ext", "single_fc", "single_conv")
     }
 
@@ -240,10 +240,10 @@ def other_models(runs, tmp_path, tiny_overrides, kind):
         (tmp_path / "1" / "saved_model.pb").touch()
         return [tmp_path / "1"]
     if kind == "plain":
-        create_run(tmp_path / "plain", load_config(overrides=["model.variant=double_head"]), [Category(1, "cat")])
+        write_run(tmp_path / "plain", load_config(overrides=["model.variant=double_head"]), [Category(1, "cat")])
         return [tmp_path / "plain"]
     if kind == "classes":
-        create_run(tmp_path / "cats", load_config(overrides=["model.variant=single_conv"]), [Category(1, "cat")])
+        write_run(tmp_path / "cats", load_config(overrides=["model.variant=single_conv"]), [Category(1, "cat")])
         return [runs / "single_fc", tmp_path / "cats"]
     return {
         "one_head": [runs / "single_fc"],

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dh_keras.data.formats.coco import load_coco
+from dh_keras.errors import ConfigError, DataError
+from dh_keras.inference.detector import Detector, evaluate_detector
+from dh_keras.modeling.builder import assemble_detector
+from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.reports import run_report
 from dh_keras.reports.curves import best_row, draw_curves, read_metrics
 from dh_keras.reports.model_card import describe_licence
 from dh_keras.reports.run_report import analyze_run
-from dh_keras.modeling.builder import assemble_detector
-from dh_keras.modeling.constants import LOSS_NAMES
-from dh_keras.data.formats.coco import load_coco
-from dh_keras.inference.detector import Detector, evaluate_detector
-from dh_keras.errors import ConfigError, DataError
 from dh_keras.run.run_folder import open_run
 from dh_keras.run.weights import load_weights
 

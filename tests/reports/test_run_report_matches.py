@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from dh_keras.reports.confusion import confusion_counts, draw_confusion, normalise_rows
-from dh_keras.reports.matches import ClassMatches, ImageMatches, match_classes, match_images
-from dh_keras.reports.examples import CONFUSED, FALSE, FOUND, MISSED, draw_comparison, rank_images, write_ranked
-from dh_keras.reports.pr_curves import class_rows, draw_pr_curves, precision_recall
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_detections
 from dh_keras.inference.drawing import side_by_side
+from dh_keras.reports.confusion import confusion_counts, draw_confusion, normalise_rows
+from dh_keras.reports.examples import CONFUSED, FALSE, FOUND, MISSED, draw_comparison, rank_images, write_ranked
+from dh_keras.reports.matches import ClassMatches, ImageMatches, match_classes, match_images
+from dh_keras.reports.pr_curves import class_rows, draw_pr_curves, precision_recall
 
 # Class indices 0, 1, 2 have the ids 2, 5, 11.
 CATEGORIES = {2: "cell", 5: "plate", 11: "tube"}

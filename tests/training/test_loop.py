@@ -17,7 +17,7 @@ from training.run_comparison import differences, rows_of, state_of
 
 from dh_keras.config.load import load_config
 from dh_keras.errors import DataError, Interrupted, TrainingError
-from dh_keras.run.run_folder import create_run, next_free_run, open_run
+from dh_keras.run.run_folder import next_free_run, open_run
 from dh_keras.run.weights import initialize_weights
 from dh_keras.training.callbacks import StepCounter
 from dh_keras.training.fitting import stretches
@@ -107,7 +107,7 @@ def test_an_existing_folder_is_not_overwritten(tiny_run, tiny_overrides, shapes_
     before = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")}
     config = load_config(overrides=[*tiny_overrides, *shapes_arguments, *short_training])
     with pytest.raises(DataError, match=r"exists already and is not overwritten; choose another --output, or --resume"):
-        create_run(tiny_run, config, ())
+        train(config, output=tiny_run)
     assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
     assert next_free_run(tiny_run.parent, tiny_run.name).name == f"{tiny_run.name}-2"
 

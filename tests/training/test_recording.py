@@ -3,7 +3,6 @@
 import gc
 import json
 import os
-import resource
 
 import keras
 import numpy as np
@@ -14,7 +13,6 @@ from training.run_comparison import differences, events_of, rows_of
 
 from dh_keras.config.load import load_config
 from dh_keras.errors import WriteError
-from dh_keras.files import replace_atomically, require_writable
 from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.run.run_folder import RunFolder
 from dh_keras.run.weights import save_weights
@@ -205,18 +203,6 @@ def test_a_writer_that_is_forgotten_while_a_graph_is_traced_closes_its_file_and_
     assert events_of(tmp_path) == [(3, "total_loss", 0.5)]
 
 
-@pytest.fixture
-def small_files():
-    """No file may become larger than 64 bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_file_that_the_disk_does_not_take_is_named_and_the_old_one_stays(tmp_path, model, small_files):
     state, weights, table = tmp_path / "state.npz", tmp_path / "best.weights.h5", tmp_path / "metrics.csv"
     save_state(model, {"step": 1}, state)
@@ -252,40 +238,3 @@ def test_events_that_the_disk_does_not_take_are_reported(tmp_path, small_files):
 
     with pytest.raises(WriteError, match=r"cannot be written: File too large"):
         write()
-
-
-@pytest.mark.parametrize(
-    ("number", "advice"),
-    [(28, "No space left on device; free some space"), (122, "free some of this user's space"), (5, "check the disk")],
-)
-def test_what_the_system_says_is_passed_on(tmp_path, number, advice):
-    def full(partial):
-        partial.write_text("half")
-        raise OSError(number, os.strerror(number))
-
-    with pytest.raises(WriteError, match=rf"x\.txt: cannot be written: .*{advice}"):
-        replace_atomically(tmp_path / "x.txt", full)
-    assert not list(tmp_path.iterdir())
-
-
-def test_other_errors_of_a_writer_pass(tmp_path):
-    def broken(partial):
-        raise KeyError("a bug")
-
-    with pytest.raises(KeyError, match="a bug"):
-        replace_atomically(tmp_path / "x.txt", broken)
-
-
-def test_room_is_looked_for_before_training(tmp_path):
-    require_writable(tmp_path, 1000)
-    with pytest.raises(WriteError, match=r"the run needs about 1,000,000,000,000 MB and the disk has [\d,]+ MB left"):
-        require_writable(tmp_path, 10**18)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(WriteError, match=r"file/run: cannot be written: Not a directory; choose a folder that can be"):
-        require_writable(tmp_path / "file" / "run", 0)
-    require_writable(tmp_path / "new" / "run", 0)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]

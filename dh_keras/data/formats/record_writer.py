@@ -1,8 +1,6 @@
 """Write a split to TFRecord files in the Model Garden's detection schema, with its categories beside them."""
 
-import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from tqdm import tqdm
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.formats.tfrecord import SIDECAR_SUFFIX
 from dh_keras.errors import DataError
+from dh_keras.files import filled_folder, require_absent, write_json
 
 
 def write_tfrecords(dataset: CocoDataset, prefix: str | Path, *, shards: int) -> list[Path]:
@@ -36,20 +35,16 @@ def write_tfrecords(dataset: CocoDataset, prefix: str | Path, *, shards: int) ->
     names.append(prefix.name + SIDECAR_SUFFIX)
     if not 1 <= shards <= len(dataset):
         raise DataError(f"shards: expected 1 to {len(dataset)}, the number of images, got {shards}")
-    for name in names:
-        if (prefix.parent / name).exists():
-            raise DataError(f"{prefix.parent / name}: exists already; give another prefix or remove it")
-    partial = prefix.parent / f".{prefix.name}.partial-{os.getpid()}"
-    partial.mkdir(parents=True)
-    try:
-        _write_shards(dataset, [partial / name for name in names[:-1]])
+    paths = [prefix.parent / name for name in names]
+    for path in paths:
+        require_absent(path)
+    with filled_folder(prefix.parent) as folder:
+        _write_shards(dataset, [folder / name for name in names[:-1]])
         categories = [{"id": row["id"], "name": row["name"]} for row in dataset.ground_truth["categories"]]
-        (partial / names[-1]).write_text(json.dumps({"categories": categories}, indent=1), encoding="utf-8")
-        for name in names:
-            os.replace(partial / name, prefix.parent / name)
-    finally:
-        shutil.rmtree(partial)
-    return [prefix.parent / name for name in names]
+        write_json(folder / names[-1], {"categories": categories})
+        for path in paths:
+            require_absent(path)
+    return paths
 
 
 def _write_shards(dataset: CocoDataset, paths: list[Path]) -> None:

@@ -4,17 +4,22 @@ A part holds the rows of one chunk of files as JSON lines and appears at once, w
 killed goes on behind its last part, and the result is that of a run that was not.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dh_keras.errors import DataError
+from dh_keras.files import (
+    CHOOSE_OR_RESUME,
+    is_new_folder,
+    remove_folder,
+    replaced_text,
+    require_new_folder,
+    write_json,
+)
 from dh_keras.inference.prediction.sources import Shard
 from dh_keras.run.classes import Category
 from dh_keras.run.run_folder import BEST_WEIGHTS, CLASSES_FILE, CONFIG_FILE, LAST_WEIGHTS
@@ -150,10 +155,8 @@ class PredictionFolder:
         Raises:
             DataError: when it exists and is not empty; nothing in it is touched.
         """
-        check_new(path)
-        path.mkdir(parents=True, exist_ok=True)
-        with complete_file(path / SETTINGS_FILE) as partial:
-            partial.write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
+        require_new_folder(path, CHOOSE_OR_RESUME)
+        write_json(path / SETTINGS_FILE, settings)
         return cls(path, settings)
 
     @classmethod
@@ -176,7 +179,7 @@ class PredictionFolder:
         Raises:
             DataError: naming the setting that is not the one it was begun with.
         """
-        if not path.is_dir() or not _content(path):
+        if is_new_folder(path):
             return cls.create(path, settings)
         folder = cls.open(path)
         difference = find_difference(folder.settings, settings)
@@ -202,8 +205,7 @@ class PredictionFolder:
 
     def write_part(self, number: int, rows: Iterable[dict[str, Any]]) -> None:
         """Write the rows of a chunk, which may be made while they are written; the file appears when it is complete."""
-        self.part(number).parent.mkdir(exist_ok=True)
-        with complete_file(self.part(number)) as partial, open(partial, "w", encoding="utf-8") as file:
+        with replaced_text(self.part(number)) as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -215,32 +217,4 @@ class PredictionFolder:
 
     def remove_parts(self) -> None:
         """Remove what the result holds as well."""
-        shutil.rmtree(self.path / PARTS_DIR, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def complete_file(path: Path) -> Iterator[Path]:
-    """Give the path of a file to write, and move what was written to `path` when the block ends well."""
-    # The suffix stays, since encoders choose their format by it.
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        if partial.exists():
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def check_new(path: Path) -> None:
-    """Refuse a folder that holds something.
-
-    Raises:
-        DataError: naming it.
-    """
-    if path.exists() and (not path.is_dir() or _content(path)):
-        raise DataError(f"{path}: exists already and is not overwritten; choose another --output, or --resume to go on")
-
-
-def _content(path: Path) -> bool:
-    """Whether it holds anything but what a kill at the very start leaves."""
-    return any(not one.name.startswith(f".{Path(SETTINGS_FILE).stem}.partial") for one in path.iterdir())
+        remove_folder(self.path / PARTS_DIR)

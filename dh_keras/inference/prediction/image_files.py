@@ -15,9 +15,9 @@ from dh_keras.data.canvases import resized_sizes
 from dh_keras.data.images import read_exif_orientation
 from dh_keras.data.transforms import IMAGE_MAGIC, decode_image
 from dh_keras.errors import DataError
+from dh_keras.files import replaced_file
 from dh_keras.inference.detector import Detector, Result, read_image_file, undecodable
 from dh_keras.inference.drawing import draw_detections
-from dh_keras.inference.prediction.folder import complete_file
 from dh_keras.inference.prediction.sources import Item
 from dh_keras.modeling.constants import SIZE_DIVISOR
 
@@ -116,5 +116,5 @@ def draw_result(detector: Detector, pixels: np.ndarray, result: Result, score: f
 def save_picture(detector: Detector, image: ImageFile, result: Result, score: float, output: Path) -> None:
     """Write the drawn picture of an image as PNG."""
     pixels = decode_image(tf.constant(image.data)).numpy()
-    with complete_file(output / f"{image.item.picture}.png") as partial:
+    with replaced_file(output / f"{image.item.picture}.png") as partial:
         Image.fromarray(draw_result(detector, pixels, result, score)).save(partial)

@@ -6,7 +6,8 @@ from operator import itemgetter
 from pathlib import Path
 
 from dh_keras.errors import DataError
-from dh_keras.inference.prediction.folder import PredictionFolder, check_new, file_digest, find_difference
+from dh_keras.files import require_new_folder
+from dh_keras.inference.prediction.folder import PredictionFolder, file_digest, find_difference
 from dh_keras.inference.prediction.result_files import Summary, write_results
 from dh_keras.inference.prediction.sources import Shard
 
@@ -25,11 +26,10 @@ def merge_predictions(shards: Sequence[Path], output: str | Path) -> Summary:
         DataError: when a shard is missing, given twice, not finished, or made with other settings; nothing is written.
     """
     output = Path(output)
-    check_new(output)
+    require_new_folder(output)
     folders = [PredictionFolder.open(Path(path)) for path in shards]
     _check_settings(folders)
     _check_complete(folders)
-    output.mkdir(parents=True, exist_ok=True)
     rows = heapq.merge(*(folder.rows() for folder in folders), key=itemgetter("index"))
     return write_results(rows, output, folders[0].settings)
 

@@ -13,7 +13,8 @@ import numpy as np
 from dh_keras.data.formats.coco import read_image_ids
 from dh_keras.errors import DataError
 from dh_keras.evaluation.coco_metrics import boxes_to_xywh
-from dh_keras.inference.prediction.folder import ERRORS_FILE, IMAGES_FILE, RESULT_FILES, complete_file
+from dh_keras.files import replaced_text
+from dh_keras.inference.prediction.folder import ERRORS_FILE, IMAGES_FILE, RESULT_FILES
 from dh_keras.run.classes import Category
 
 CSV_COLUMNS = (
@@ -152,10 +153,7 @@ def write_results(rows: Iterable[dict[str, Any]], output: Path, settings: dict[s
             else:
                 yield {key: value for key, value in row.items() if key != "index"}
 
-    with (
-        complete_file(output / RESULT_FILES[settings["format"]]) as partial,
-        open(partial, "w", encoding="utf-8", newline="") as file,
-    ):
+    with replaced_text(output / RESULT_FILES[settings["format"]]) as file:
         write(good(), file, output, settings)
         if failed:
             _write_errors(failed, output / ERRORS_FILE)
@@ -172,7 +170,7 @@ def read_errors(output: Path) -> list[str]:
 
 
 def _write_errors(failed: Sequence[tuple[str, str]], path: Path) -> None:
-    with complete_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+    with replaced_text(path) as file:
         csv.writer(file).writerows([("file", "error"), *failed])
 
 
@@ -201,7 +199,7 @@ def _write_coco(rows: Iterable[dict[str, Any]], file: TextIO, output: Path, sett
         _write_coco_results(((ids.image(row["file"]), row) for row in rows), file, ids)
         return
     ids = CocoIds(categories)
-    with complete_file(output / IMAGES_FILE) as partial, open(partial, "w", encoding="utf-8") as table:
+    with replaced_text(output / IMAGES_FILE) as table:
         table.write(f'{{"categories": {json.dumps(ids.categories, ensure_ascii=False)},\n"images": ')
         images = _ListWriter(table)
 

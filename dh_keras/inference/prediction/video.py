@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dh_keras.errors import DataError
+from dh_keras.files import replaced_file
 from dh_keras.inference.detector import Detector
-from dh_keras.inference.prediction.folder import complete_file
 from dh_keras.inference.prediction.image_files import describe_image, draw_result
 
 DEFAULT_RATE = 25.0
@@ -122,7 +122,7 @@ def detect_video(
             bar = stack.enter_context(tqdm(total=reader.count or None, unit="frame", desc=path.name, leave=False))
             writer = None
             if drawn is not None:
-                writer = VideoWriter(stack.enter_context(complete_file(drawn)), reader.rate)
+                writer = VideoWriter(stack.enter_context(replaced_file(drawn)), reader.rate)
                 stack.callback(writer.close)
             while batch := list(islice(frames, batch_size)):
                 for row in _detect_frames(detector, path, batch, writer, score):

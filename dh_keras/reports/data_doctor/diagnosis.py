@@ -80,7 +80,9 @@ def diagnose(
 def _read_split(name: str, annotations: str | Path, images: str | Path) -> CocoFile:
     split = read_coco(annotations, images, name=name)
     if next(split.images_dir.iterdir(), None) is None:
-        raise DataError(f"images folder {images}: is empty; give the folder that file_name in {annotations} starts from")
+        raise DataError(
+            f"images folder {images}: is empty; give the folder that file_name in {annotations} starts from"
+        )
     return split
 
 

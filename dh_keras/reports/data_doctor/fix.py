@@ -1,9 +1,6 @@
 """A cleaned copy of an annotation file. Nothing is guessed about labels; only what training could not use changes."""
 
-import contextlib
 import copy
-import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -12,8 +9,11 @@ import numpy as np
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.data.formats.coco_entries import is_int
 from dh_keras.errors import DataError
+from dh_keras.files import new_file, require_absent, write_json
 from dh_keras.reports.data_doctor.checks import boxes_as_stored
 from dh_keras.reports.data_doctor.examined import Examined
+
+CHOOSE_ANOTHER_FIX = "choose another --fix"
 
 # load_coco rounds boxes to float32; a box that is thinner than this would have no area there.
 _MIN_SIDE = 1e-3
@@ -30,34 +30,18 @@ def write_fixed(examined: Examined, output: str | Path) -> dict[str, int]:
         What was changed, as {"what": how many}, without what did not occur.
 
     Raises:
-        DataError: when the output exists or cannot be written, or when nothing is left to train on.
+        DataError: when the output exists, or when nothing is left to train on.
+        WriteError: when the disk does not take it.
     """
     output = Path(output)
-    check_output(output)
+    require_absent(output, CHOOSE_ANOTHER_FIX)
     tree, changes = clean_tree(examined)
     if not tree["images"] or not any(not row.get("iscrowd", 0) for row in tree["annotations"]):
         raise DataError(f"--fix {output}: no image with a box is left; nothing was written")
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(tree), encoding="utf-8")
+    with new_file(output, CHOOSE_ANOTHER_FIX) as partial:
+        write_json(partial, tree, indent=None)
         load_coco(partial, examined.split.images_dir)
-        os.replace(partial, output)
-    except OSError as error:
-        raise DataError(f"--fix {output}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
     return changes
-
-
-def check_output(output: Path) -> None:
-    """Refuse an output that exists, or for which there can be no folder."""
-    if output.exists():
-        raise DataError(f"--fix {output}: exists already and is not overwritten; choose another name")
-    parent = next(folder for folder in output.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise DataError(f"--fix {output}: {parent} is no folder that can be written to; choose another place")
 
 
 def clean_tree(examined: Examined) -> tuple[dict, dict[str, int]]:

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dh_keras.config.schema import Config
 from dh_keras.data.formats.findings import Finding
+from dh_keras.files import write_text
 from dh_keras.reports.data_doctor.box_checks import COVERAGE_IOUS
 from dh_keras.reports.data_doctor.charts import overview
 from dh_keras.reports.data_doctor.examined import Examined
@@ -88,7 +89,7 @@ def write_json(path: Path, *, splits: Sequence[Examined], findings: Sequence[Fin
         "summary": summary_rows(findings),
         "findings": [{"severity": KINDS[found.kind].severity, **dataclasses.asdict(found)} for found in findings],
     }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=str))
 
 
 def write_html(
@@ -115,7 +116,7 @@ def write_html(
         sheets={examined.split.name: contact_sheet(examined, class_names) for examined in splits},
         augmented=augmented,
     )
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _section(kind: str, findings: Sequence[Finding], class_names: Sequence[str]) -> dict:

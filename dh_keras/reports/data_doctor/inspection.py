@@ -1,17 +1,13 @@
 """What `scripts/inspect_data.py` does: look, say, write the report and the cleaned file."""
 
-import contextlib
-import os
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from dh_keras.config.schema import Config
-from dh_keras.errors import DataError
+from dh_keras.files import new_folder, require_absent
 from dh_keras.reports.data_doctor.augmented_batches import augmented_batches
 from dh_keras.reports.data_doctor.diagnosis import Diagnosis, diagnose
-from dh_keras.reports.data_doctor.fix import check_output, write_fixed
+from dh_keras.reports.data_doctor.fix import CHOOSE_ANOTHER_FIX, write_fixed
 from dh_keras.reports.data_doctor.html_report import format_coverage, format_summary, write_html, write_json
 
 
@@ -39,11 +35,13 @@ def inspect_data(
         What was found; its `refusal` says why training would fail, if it would.
 
     Raises:
-        DataError: one line, for input that cannot be looked at and for output that cannot be written.
+        DataError: one line, for input that cannot be looked at and for output that exists.
+        WriteError: one line, for output that cannot be written.
     """
     if fix is not None:
-        check_output(Path(fix))
-    with _new_folder(Path(output)) as folder:
+        require_absent(fix, CHOOSE_ANOTHER_FIX)
+    require_absent(output)
+    with new_folder(output) as folder:
         start = time.perf_counter()
         diagnosis = diagnose(annotations, images, config=config, val_annotations=val_annotations, val_images=val_images)
         _print(diagnosis, time.perf_counter() - start)
@@ -73,20 +71,3 @@ def _print(diagnosis: Diagnosis, seconds: float) -> None:
     print(format_summary(diagnosis.findings))
     print("\nshare of boxes that an anchor overlaps")
     print(format_coverage(diagnosis.coverage) + "\n")
-
-
-@contextlib.contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """Give a folder beside the final one, to be renamed when all is written; it is made at once, to fail early."""
-    if output.exists():
-        raise DataError(f"--output {output}: exists already and is not overwritten; choose another folder")
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise DataError(f"--output {output}: cannot be written ({error.strerror}); choose another folder") from error
-    try:
-        yield partial
-        os.replace(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -3,19 +3,19 @@
 Letters: G objects.
 """
 
-import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dh_keras.reports.plotting import replace_file
+from dh_keras.data.formats.coco import load_coco
+from dh_keras.errors import DataError
+from dh_keras.files import filled_folder, require_new_folder, require_writable, write_json
 from dh_keras.reports.heads.charts import draw_figures
 from dh_keras.reports.heads.measurement import KINDS, HeadMeasurements, images_with_objects, measure_heads
 from dh_keras.reports.heads.probe import HeadProbe, open_comparable_runs
+from dh_keras.reports.heads.sliding_windows import IOU_BINS
 from dh_keras.reports.heads.statistics import (
     bin_statistics,
     describe_correlation,
@@ -24,10 +24,6 @@ from dh_keras.reports.heads.statistics import (
     pearson_by_object,
     size_masks,
 )
-from dh_keras.reports.heads.sliding_windows import IOU_BINS
-from dh_keras.data.formats.coco import load_coco
-from dh_keras.errors import DataError
-from dh_keras.files import PARTIAL_PREFIX, require_writable, writing
 from dh_keras.run.run_folder import RunFolder
 
 OUTPUT_DIR = "heads"
@@ -75,16 +71,18 @@ def analyze_heads(
         "annotations": str(annotations),
         **summarize_heads(measured),
     }
-    _write(folder, results, measured)
+    with filled_folder(folder) as partial:
+        draw_figures(partial, results, measured.feature_correlation, measured.weight_correlation)
+        write_json(partial / NUMBERS_FILE, results)
     return results, folder
 
 
 def _output_folder(output: str | Path | None, run: RunFolder) -> Path:
     """Where to write, looked at before minutes of work."""
     folder = run.path / OUTPUT_DIR if output is None else Path(output)
-    if output is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: exists already and is not overwritten; choose another --output")
-    require_writable(next(path for path in (folder, *folder.absolute().parents) if path.exists()), _OUTPUT_BYTES)
+    if output is not None:
+        require_new_folder(folder)
+    require_writable(folder, _OUTPUT_BYTES)
     return folder
 
 
@@ -148,21 +146,6 @@ def _summarize_objects(measured: HeadMeasurements, pearson: dict[str, np.ndarray
 
 def _without_nan(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else value for value in values.tolist()]
-
-
-def _write(folder: Path, results: dict[str, Any], measured: HeadMeasurements) -> None:
-    """Make all files beside the folder, then move them in; a failure leaves what was there."""
-    partial = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}-{os.getpid()}")
-    with writing(folder):
-        try:
-            partial.mkdir(parents=True)
-            draw_figures(partial, results, measured.feature_correlation, measured.weight_correlation)
-            replace_file(partial / NUMBERS_FILE, json.dumps(results, indent=1).encode())
-            folder.mkdir(exist_ok=True)
-            for path in partial.iterdir():
-                os.replace(path, folder / path.name)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def format_heads(results: dict[str, Any]) -> str:

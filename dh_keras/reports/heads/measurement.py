@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from dh_keras.reports.heads.probe import CELLS, HeadProbe
-from dh_keras.reports.heads.statistics import MeanCorrelation
-from dh_keras.reports.heads.sliding_windows import Windows, sliding_windows
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
 from dh_keras.errors import DataError
+from dh_keras.reports.heads.probe import CELLS, HeadProbe
+from dh_keras.reports.heads.sliding_windows import Windows, sliding_windows
+from dh_keras.reports.heads.statistics import MeanCorrelation
 
 KINDS = ("fc", "conv")
 

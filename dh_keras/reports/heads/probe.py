@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from dh_keras.reports.heads.statistics import cell_correlations
-from dh_keras.modeling.builder import assemble_detector
-from dh_keras.modeling.constants import ROI_DELTA_WEIGHTS, ROI_LEVELS, ROI_OUTPUT_SIZE, SIZE_DIVISOR
 from dh_keras.data import transforms
 from dh_keras.errors import DataError
+from dh_keras.modeling.builder import assemble_detector
+from dh_keras.modeling.constants import ROI_DELTA_WEIGHTS, ROI_LEVELS, ROI_OUTPUT_SIZE, SIZE_DIVISOR
 from dh_keras.modeling.folding import inference_copy
 from dh_keras.modeling.layers.conv_head import ConvHead
 from dh_keras.modeling.layers.fc_head import FCHead
 from dh_keras.modeling.ops.boxes import clip_boxes, decode_boxes, pairwise_iou
-from dh_keras.run.run_folder import RunFolder, is_run_folder, open_run
 from dh_keras.modeling.variants import VARIANTS
+from dh_keras.reports.heads.statistics import cell_correlations
+from dh_keras.run.run_folder import RunFolder, is_run_folder, open_run
 from dh_keras.run.weights import load_weights
 
 CELLS = ROI_OUTPUT_SIZE**2

@@ -117,7 +117,7 @@ sources.CHUNK_IMAGES = 2
 write = folder.PredictionFolder.write_part
 def write_and_die(self, number, rows):
     if number == 2:
-        (self.path / "parts" / ".000002.partial.jsonl").write_text('{{"index": 4, "fi')
+        (self.path / "parts" / ".partial-000002.jsonl").write_text('{{"index": 4, "fi')
         os.kill(os.getpid(), signal.SIGKILL)
     write(self, number, rows)
 folder.PredictionFolder.write_part = write_and_die

@@ -1,0 +1,1 @@
+"""What each head is good at, measured as in section 3 of the paper."""
