@@ -36,9 +36,9 @@ def quick_graphs():
 
 @pytest.fixture
 def small_files():
-    """Return a function that lets no file become larger than 64 bytes any more, as on a full disk."""
+    """Return a function that lets no file become larger than some bytes any more, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    yield lambda num_bytes=64: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 

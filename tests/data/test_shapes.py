@@ -254,6 +254,15 @@ def test_an_interrupted_generation_leaves_nothing_behind(tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_is_full_is_one_line_that_says_where_else_to_go(tmp_path, small_files):
+    small_files()
+    with pytest.raises(WriteError) as error:
+        write_shapes(tmp_path / "made", **SETTINGS)
+    line = "cannot be written: File too large; raise the limit on the size of a file (ulimit -f)"
+    assert str(error.value) == f"shapes folder {tmp_path}/made: {line}; set data.shapes.directory to another folder"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_generation_does_not_look_complete(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "remove_folder", lambda path: None)  # a killed process cleans nothing up
     monkeypatch.setattr(shapes, "draw_image", lambda **_: 1 / 0)

@@ -16,7 +16,7 @@ from dh_keras.data.formats.record_writer import write_tfrecords
 from dh_keras.data.formats.tfrecord import load_tfrecords, sidecar_of
 from dh_keras.data.pipeline import plan_batches, train_dataset
 from dh_keras.data.splits import load_splits
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, WriteError
 from dh_keras.run.classes import Category
 
 CONFIG = DataConfig(min_size=50, max_size=90)
@@ -338,3 +338,11 @@ def test_nothing_is_overwritten_and_nothing_is_left_behind(folder, tmp_path):
     with pytest.raises(FileNotFoundError):
         write_tfrecords(dataset, out / "u", shards=2)
     assert sorted(os.listdir(out)) == ["t-00000-of-00001.tfrecord", "t.categories.json"]
+
+
+def test_records_that_the_disk_does_not_take_are_one_line(folder, tmp_path, small_files):
+    dataset = folder.load()
+    small_files()
+    with pytest.raises(WriteError, match=r"out: cannot be written: File too large; raise the limit"):
+        write_tfrecords(dataset, tmp_path / "out" / "t", shards=2)
+    assert not (tmp_path / "out").exists()

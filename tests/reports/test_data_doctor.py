@@ -261,3 +261,17 @@ def test_bad_input_is_one_line(make_coco, tmp_path, monkeypatch, capsys, change,
     assert message in error
     assert "\n" not in error
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_disk_that_is_full_is_one_line(make_coco, tmp_path, monkeypatch, capsys, small_files):
+    monkeypatch.chdir(tmp_path)
+    coco = make_coco(tmp_path, "healthy", [(1, "cell")])
+    coco.image("one.jpg")
+    coco.write()
+    small_files()
+    with pytest.raises(SystemExit):
+        run("--annotations", coco.path, "--images", coco.folder, "--output", "report", "--fix", "fixed.json")
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: report/report.json: cannot be written: File too large; ")
+    assert not list(tmp_path.glob("*report*"))
+    assert not (tmp_path / "fixed.json").exists()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, WriteError
 from dh_keras.files import replaced_file
 from dh_keras.inference.detector import Detector
 from dh_keras.inference.prediction.image_files import describe_image, draw_result
@@ -74,6 +74,7 @@ class VideoWriter:
 
     Raises:
         DataError: when writing the first picture, if OpenCV has no encoder.
+        WriteError: when closing the file, if the disk did not take all of it.
     """
 
     def __init__(self, path: Path, rate: float):
@@ -95,8 +96,13 @@ class VideoWriter:
 
     def close(self) -> None:
         """Finish the file."""
-        if self._writer is not None:
+        import cv2
+
+        if self._writer is not None and self._writer.isOpened():
             self._writer.release()
+            # The encoder says nothing when the disk is full, but then the index at the end is not there.
+            if not cv2.VideoCapture(str(self._path)).isOpened():
+                raise WriteError(f"{self._path}: cannot be written: not all frames could be stored; free some space")
 
 
 def detect_video(

@@ -13,7 +13,7 @@ import pytest
 from inference.prediction.helpers import FakeDetector, assert_rows_agree, read_rows
 from PIL import Image
 
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, WriteError
 from dh_keras.inference.drawing import draw_detections
 from dh_keras.inference.prediction.folder import PredictionFolder, PredictionSettings
 from dh_keras.inference.prediction.image_files import ImageFile, _canvas, detect_images
@@ -144,6 +144,22 @@ runner.predict_files(FakeDetector(), paths, {str(tmp_path / "out")!r}, settings)
     for name in ("predictions.json", "errors.csv", "settings.json"):
         assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
     assert not (tmp_path / "out" / "parts").exists()
+
+
+@pytest.mark.parametrize(("limit", "file"), [(64, "settings.json"), (3000, "0.png")])
+def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_when_it_is_not(images, tmp_path, small_files, limit, file):
+    settings = replace(BATCHES, pictures=True)
+    small_files(limit)
+    with pytest.raises(WriteError) as error:
+        predict_files(FakeDetector(), images[:2], tmp_path / "out", settings)
+    assert str(error.value).startswith(f"{tmp_path}/out/{file}: cannot be written: File too large; ")
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"settings.json"}
+    small_files(-1)
+    predict_files(FakeDetector(), images[:2], tmp_path / "out", settings, resume=True)
+    predict_files(FakeDetector(), images[:2], tmp_path / "whole", settings)
+    assert read_rows(tmp_path / "out") == read_rows(tmp_path / "whole")
+    names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("out", "whole")]
+    assert names[0] == names[1]
 
 
 def test_a_finished_run_is_left_alone_and_says_its_faults_again(images, whole):

@@ -6,6 +6,7 @@ import pytest
 from inference.prediction.helpers import read_rows, write_video
 from PIL import Image
 
+from dh_keras.errors import WriteError
 from dh_keras.inference.prediction.folder import PredictionSettings
 from dh_keras.inference.prediction.predict_files import predict_files
 from dh_keras.inference.prediction.video import VideoReader, VideoWriter
@@ -49,6 +50,15 @@ def test_colours_keep_their_order_and_odd_sides_are_padded(tmp_path):
     assert [frame.shape for frame in frames] == [(122, 162, 3)] * 3
     assert np.abs(frames[1].mean((0, 1)) - [220, 0, 0]).max() < 8
     assert VideoReader(tmp_path / "red.mp4").rate == 12.5
+
+
+def test_a_video_that_the_disk_does_not_take_is_named(tmp_path, small_files):
+    writer = VideoWriter(tmp_path / "full.mp4", 10)
+    small_files(2000)
+    for seed in range(3):
+        writer.write(np.random.default_rng(seed).integers(0, 255, (120, 160, 3)).astype(np.uint8))
+    with pytest.raises(WriteError, match=r"full\.mp4: cannot be written: not all frames could be stored; free some"):
+        writer.close()
 
 
 def test_a_video_that_is_cut_off_keeps_its_frames_and_is_named(detector, images, tmp_path):
