@@ -96,10 +96,9 @@ def require_absent(path: str | Path, advice: str = CHOOSE_ANOTHER) -> None:
         DataError: when something has this name already.
         WriteError: when nothing can be made there.
     """
-    path = Path(path)
     if _exists(path):
         raise DataError(f"{path}: exists already and is not overwritten; {advice}")
-    require_writable(path.parent, 0)
+    require_writable(path, 0)
 
 
 def require_new_folder(path: str | Path, advice: str = CHOOSE_ANOTHER) -> None:
@@ -118,7 +117,7 @@ def is_new_folder(path: str | Path) -> bool:
 
 
 def _exists(path: str | Path) -> bool:
-    """Unlike `Path.exists`, speaks when nothing can be there: a folder above is a file, or a name is too long."""
+    """Whether something is there; raises when nothing can be, as a folder above is a file or a name too long."""
     with writing(path):
         try:
             os.lstat(path)
@@ -131,13 +130,13 @@ def require_writable(folder: str | Path, num_bytes: int) -> None:
     """Make sure, before hours of work, that files can be made in a folder and have room.
 
     Args:
-        folder: a folder, or one that can be made.
+        folder: a folder, or what can be made.
         num_bytes: what is going to be written.
 
     Raises:
         WriteError: when no file can be made there, or less than num_bytes are free.
     """
-    _exists(folder)
+    _exists(folder)  # or say why it never can
     absolute = Path(folder).absolute()
     existing = next(path for path in (absolute, *absolute.parents) if os.path.exists(path))
     probe = existing / f"{PARTIAL_PREFIX}probe"
@@ -163,7 +162,6 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
         WriteError: when the disk does not take it.
     """
     path = Path(path)
-    _exists(path)
     partial = path.with_name(PARTIAL_PREFIX + path.name)
     with writing(path, partial=partial):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +225,6 @@ def filled_folder(path: str | Path) -> AbstractContextManager[Path]:
 def _placed_folder(path: str | Path, check: Callable[[], None]) -> Iterator[Path]:
     """See `filled_folder`; `check` looks before the work, and behind it, as another process may have been faster."""
     check()
-    _exists(path)
     final = Path(os.path.realpath(path))
     inside = os.path.isdir(final) and (
         not is_new_folder(path) or os.path.ismount(final) or not os.access(final.parent, os.W_OK) or final == Path.cwd()

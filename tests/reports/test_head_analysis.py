@@ -297,5 +297,5 @@ def test_data_without_boxes_and_a_limit_of_nothing_are_refused(runs, given, tmp_
 
 def test_an_output_that_cannot_be_made_is_refused_before_anything_is_measured(runs, given, monkeypatch):
     monkeypatch.setattr(head_analysis, "measure_heads", lambda *arguments: pytest.fail("has measured"))
-    with pytest.raises(WriteError, match=r"config\.yaml: cannot be written: Not a directory; choose a folder"):
+    with pytest.raises(WriteError, match=r"config\.yaml/out: cannot be written: Not a directory; choose a folder"):
         analyze_heads([runs / "single_fc", runs / "single_conv"], **given, output=runs / "single_fc/config.yaml/out")
