@@ -157,11 +157,17 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
     """Give the path of a file to write, which takes the place of `path` when the block ends well.
 
     A failure, or a kill, leaves what was there before; so does a block that writes nothing. Folders above are made.
+    Inside what is moved to its place as a whole, the path is `path` itself.
 
     Raises:
         WriteError: when the disk does not take it.
     """
     path = Path(path)
+    if any(part.startswith(PARTIAL_PREFIX) for part in path.parts):
+        make_folder(path.parent)
+        with writing(path):
+            yield path
+        return
     partial = path.with_name(PARTIAL_PREFIX + path.name)
     with writing(path, partial=partial):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,14 +199,19 @@ def replaced_text(path: str | Path) -> Iterator[TextIO]:
         yield file
 
 
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a whole file; see `replaced_file`."""
+    with replaced_file(path) as partial:
+        partial.write_bytes(data)
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Write a whole text; see `replaced_text`."""
-    with replaced_text(path) as file:
-        file.write(text)
+    """Write a whole text as UTF-8 with line ends as they are; see `replaced_file`."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, tree: Any, *, indent: int | None = 1) -> None:
-    """Write a tree as JSON; see `replaced_text`."""
+    """Write a tree as JSON; see `replaced_file`."""
     write_text(path, json.dumps(tree, indent=indent, ensure_ascii=False))
 
 

@@ -1,5 +1,6 @@
 """The embedded dataset: pictures of drawn shapes in COCO format, so that everything runs without a download."""
 
+import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from PIL import Image
 
 from dh_keras.data.shape_drawing import CATEGORIES, SPLITS, DrawnShape, draw_image
 from dh_keras.errors import DataError, WriteError
-from dh_keras.files import is_new_folder, make_folder, new_folder, write_json
+from dh_keras.files import is_new_folder, new_folder, write_bytes, write_json
 
 # Raise this when the same seed would give other images: a folder of another version is then not reused.
 GENERATOR_VERSION = 1
@@ -118,12 +119,12 @@ def _write(directory: Path, settings: dict) -> None:
 
 
 def _write_split(root: Path, split: str, count: int, seed: int) -> None:
-    make_folder(root / split)
-
     def write_image(index: int) -> tuple[dict, list[dict]]:
         image = draw_image(seed=seed, split=split, index=index)
         name = f"{index + 1:06d}.jpg"
-        Image.fromarray(image.pixels).save(root / split / name, quality=_JPEG_QUALITY)
+        encoded = io.BytesIO()  # as Pillow does not notice that a full disk takes only a part of a JPEG file
+        Image.fromarray(image.pixels).save(encoded, "JPEG", quality=_JPEG_QUALITY)
+        write_bytes(root / split / name, encoded.getvalue())
         height, width = image.pixels.shape[:2]
         entry = {"id": index + 1, "file_name": name, "width": width, "height": height}
         return entry, [_coco_annotation(shape, image_id=index + 1) for shape in image.shapes]
