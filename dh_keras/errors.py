@@ -1,10 +1,11 @@
 """The error a user can mend: one line that names the file or key, what was expected, and what to do."""
 
 import re
+from importlib import metadata
 
 
 class UserError(ValueError):
-    """Bad input from the person at the keyboard; scripts print its one line and exit with status 1."""
+    """Bad input from the person at the keyboard; commands print its one line and exit with status 1."""
 
 
 class ConfigError(UserError):
@@ -46,3 +47,13 @@ def one_line(message: object) -> str:
     text = re.sub(r"\AGraph execution error:.*\n *File [^\n]*\n", "", str(message), flags=re.DOTALL)
     text = re.sub(r"\[\[\{\{.*?\}\}\]\]|\{\{.*?\}\}|\[Op:.*", "", text)
     return " ".join(text.split())[:200]
+
+
+def pip_install(extra: str) -> str:
+    """What to type to get the libraries of an extra of setup.py, wherever this package was installed from."""
+    try:
+        requirements = metadata.requires("dh_keras") or []
+    except metadata.PackageNotFoundError:  # a checkout that was not installed
+        requirements = []
+    libraries = [line.partition(";")[0].strip() for line in requirements if line.endswith(f'extra == "{extra}"')]
+    return "pip install " + " ".join(f'"{library}"' for library in libraries or [f".[{extra}]"])

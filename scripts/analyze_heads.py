@@ -1,37 +1,6 @@
-"""Compare fc-head and conv-head as the paper's section 3 does, on sliding windows around annotated objects."""
+"""Compare fc-head and conv-head as the paper's section 3."""
 
-import argparse
-from pathlib import Path
-
-from dh_keras.commands.parser import make_parser, run_script
-
-
-def parse() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__, positionals=("models",))
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO JSON file")
-    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
-    parser.add_argument(
-        "--output", type=Path, help="new folder for heads.json and the figures; MODEL/heads if not given"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="look only at the first N images that have objects")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    from dh_keras.reports.heads.analysis import analyze_heads, format_heads
-
-    print(f"models: {' '.join([*args.models, *args.overrides])}")
-    results, folder = analyze_heads(
-        args.models,
-        annotations=args.annotations,
-        images=args.images,
-        output=args.output,
-        limit=args.limit,
-        overrides=args.overrides,
-    )
-    print(format_heads(results))
-    print(f"written: {folder}")
-
+from dh_keras.commands.analyze_heads import main
 
 if __name__ == "__main__":
-    run_script(main, parse())
+    main()

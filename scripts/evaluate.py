@@ -1,42 +1,6 @@
-"""Measure COCO average precision of a run folder or a SavedModel."""
+"""Measure COCO average precision of a run or a SavedModel."""
 
-import argparse
-from pathlib import Path
-
-from dh_keras.commands.parser import make_parser, run_script
-from dh_keras.errors import DataError
-from dh_keras.files import new_file, require_absent, write_json
-
-
-def parse() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__, positionals=("model",))
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO JSON file")
-    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
-    parser.add_argument("--batch-size", type=int, default=1, help="images of equal size that are computed together")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    if args.output:
-        require_absent(args.output)
-    if args.batch_size < 1:
-        raise DataError(f"--batch-size: expected at least 1, got {args.batch_size}")
-    from dh_keras.data.formats.coco import load_coco
-    from dh_keras.evaluation.coco_metrics import format_table
-    from dh_keras.inference.detector import Detector, evaluate_detector
-
-    detector = Detector.load(args.model, args.overrides)
-    print(f"model: {args.model}, classes {', '.join(category.name for category in detector.categories)}")
-    dataset = load_coco(args.annotations, args.images, categories=detector.categories)
-    print(f"data: {dataset.summary()}")
-    metrics = evaluate_detector(detector, dataset, batch_size=args.batch_size, max_detections=detector.max_detections)
-    print(format_table(metrics))
-    if args.output:
-        with new_file(args.output) as partial:
-            write_json(partial, metrics)
-        print(f"written: {args.output}")
-
+from dh_keras.commands.evaluate import main
 
 if __name__ == "__main__":
-    run_script(main, parse())
+    main()

@@ -1,53 +1,6 @@
-"""Look for what is wrong with a COCO data set before training; exits with 1 when training would fail."""
+"""Look for what is wrong with a COCO data set."""
 
-import argparse
-from pathlib import Path
-
-from dh_keras.commands.parser import make_parser, run_script
-from dh_keras.config.load import DEFAULT_CONFIG, load_config
-from dh_keras.errors import DataError
-from dh_keras.run.run_folder import next_free_run
-
-
-def parse() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="YAML file: its anchors and input size")
-    parser.add_argument("--annotations", type=Path, required=True, metavar="A", help="COCO JSON file")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of its images")
-    parser.add_argument("--val-annotations", type=Path, metavar="B", help="COCO JSON file of the validation split")
-    parser.add_argument("--val-images", type=Path, metavar="DIR", help="folder of its images")
-    parser.add_argument(
-        "--output", type=Path, metavar="REPORT_DIR", help="folder to write (default: reports/ANNOTATIONS)"
-    )
-    parser.add_argument("--fix", type=Path, metavar="OUT.json", help="write a cleaned copy of --annotations")
-    parser.add_argument("--augmented", type=int, default=0, metavar="N", help="show N batches as training gets them")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    if (args.val_annotations is None) != (args.val_images is None):
-        raise DataError("--val-annotations and --val-images: give both or none")
-    if args.augmented < 0:
-        raise DataError(f"--augmented: expected 0 or more, got {args.augmented}")
-    config = load_config(args.config, args.overrides)
-    output = args.output or next_free_run("reports", args.annotations.stem)
-    print(f"config: {args.config}{' with ' + ' '.join(args.overrides) if args.overrides else ''}")
-    print(f"report folder: {output}")
-    from dh_keras.reports.data_doctor.inspection import inspect_data
-
-    diagnosis = inspect_data(
-        args.annotations,
-        args.images,
-        config=config,
-        output=output,
-        val_annotations=args.val_annotations,
-        val_images=args.val_images,
-        fix=args.fix,
-        augmented=args.augmented,
-    )
-    if diagnosis.refusal:
-        raise DataError(f"training would fail: {diagnosis.refusal}")
-
+from dh_keras.commands.inspect_data import main
 
 if __name__ == "__main__":
-    run_script(main, parse())
+    main()

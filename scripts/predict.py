@@ -1,63 +1,6 @@
-"""Detect objects in photographs and videos with a run folder or a SavedModel, and draw them."""
+"""Detect objects in photographs and videos, and draw them."""
 
-import argparse
-import sys
-from pathlib import Path
-
-from dh_keras.commands.parser import make_parser, run_script
-
-SHOWN_ERRORS = 10
-
-
-def parse() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__, positionals=("model", "sources"))
-    parser.add_argument("--output", type=Path, required=True, help="new folder for the predictions and the pictures")
-    parser.add_argument("--list", type=Path, metavar="FILE", help="text file with the path of a file in each line")
-    parser.add_argument("--score", type=float, default=0.5, help="show detections that score more than this")
-    parser.add_argument("--batch-size", type=int, default=1, help="images that go through the network together")
-    parser.add_argument("--shard", default="1/1", help="do only this share of the files, such as 3/16")
-    parser.add_argument("--resume", action="store_true", help="go on with what --output holds already")
-    parser.add_argument("--format", choices=("json", "coco", "csv"), default="json", help="of the predictions")
-    parser.add_argument("--annotations", type=Path, help="COCO JSON that gives the image ids of --format coco")
-    parser.add_argument("--no-pictures", action="store_true", help="write no drawn pictures and videos")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    from dh_keras.files import CHOOSE_OR_RESUME, require_new_folder
-    from dh_keras.inference.prediction.folder import PredictionSettings
-    from dh_keras.inference.prediction.sources import Shard, list_sources
-
-    settings = PredictionSettings(
-        score=args.score,
-        batch_size=args.batch_size,
-        shard=Shard.parse(args.shard),
-        format=args.format,
-        annotations=args.annotations,
-        pictures=not args.no_pictures,
-        model=Path(args.model),
-        overrides=tuple(args.overrides),
-    )
-    paths = list_sources(args.sources, args.list)
-    if not args.resume:
-        require_new_folder(args.output, CHOOSE_OR_RESUME)
-
-    from dh_keras.inference.detector import Detector
-    from dh_keras.inference.prediction.predict_files import predict_files
-
-    detector = Detector.load(args.model, args.overrides)
-    share = f", shard {settings.shard}" if settings.shard.count > 1 else ""
-    print(f"model: {args.model}; {len(paths)} file(s){share}, score above {args.score}")
-    summary = predict_files(detector, paths, args.output, settings, resume=args.resume)
-    print(f"found: {summary}")
-    print(f"written: {args.output}" + ("; join the shards with merge_predictions.py" if share else ""))
-    for error in summary.errors[:SHOWN_ERRORS]:
-        print(f"error: {error}", file=sys.stderr)
-    if len(summary.errors) > SHOWN_ERRORS:
-        print(f"error: and {len(summary.errors) - SHOWN_ERRORS} more", file=sys.stderr)
-    if summary.errors:
-        sys.exit(1)
-
+from dh_keras.commands.predict import main
 
 if __name__ == "__main__":
-    run_script(main, parse())
+    main()

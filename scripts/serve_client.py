@@ -1,43 +1,6 @@
-"""Detect objects in photographs with a model on a running TensorFlow Serving."""
+"""Detect with a model on a running TensorFlow Serving."""
 
-import argparse
-import sys
-from pathlib import Path
-
-from dh_keras.commands.parser import make_parser, run_script
-
-
-def parse() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__, positionals=("images",))
-    parser.usage = "%(prog)s IMAGE_OR_DIR... (--rest URL | --grpc HOST:PORT) --model NAME --output OUTPUT [options]"
-    server = parser.add_mutually_exclusive_group(required=True)
-    server.add_argument("--rest", metavar="URL", help="REST address of the server, such as http://localhost:8501")
-    server.add_argument("--grpc", metavar="HOST:PORT", help="gRPC address of the server, such as localhost:8500")
-    parser.add_argument("--model", required=True, metavar="NAME", help="name of the model on the server")
-    parser.add_argument("--version", type=int, metavar="N", help="number of its version; the newest if not given")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for an answer")
-    parser.add_argument("--score", type=float, default=0.5, help="write detections that score more than this")
-    parser.add_argument("--output", type=Path, required=True, help="new .json file, or folder for predictions.json")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    from dh_keras.inference.prediction.sources import list_sources
-    from dh_keras.serving.client import GrpcClient, RestClient, predict_on_server
-
-    if args.overrides:
-        parse().error(f"the model on the server is fixed and takes no overrides, got {args.overrides[0]!r}")
-    paths = list_sources(args.images)
-    kind, server = (RestClient, args.rest) if args.rest else (GrpcClient, args.grpc)
-    client = kind(server, args.model, version=args.version, timeout=args.timeout)
-    print(f"server: {server}, model {args.model}; {len(paths)} image(s), score above {args.score}")
-    faults = predict_on_server(client, paths, args.output, score=args.score)
-    print(f"written: {args.output} ({len(paths) - len(faults)} image(s))")
-    for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
-    if faults:
-        sys.exit(1)
-
+from dh_keras.commands.serve_client import main
 
 if __name__ == "__main__":
-    run_script(main, parse())
+    main()

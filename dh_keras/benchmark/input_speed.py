@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -44,3 +45,23 @@ def measure_input(dataset: CocoDataset, data: DataConfig, *, images: int, seed: 
     shown = sum(int(batch["images"].shape[0]) for batch in batches)
     elapsed, used = time.perf_counter() - start, sum(os.times()[:2]) - start_used
     return shown / elapsed, used / shown
+
+
+def compare_inputs(sources: Mapping[str, CocoDataset], data: DataConfig, *, images: int) -> None:
+    """Print a row for every source and augmentation, with the machine's load before and after.
+
+    Args:
+        sources: training splits by the name that is shown.
+        data: sizes and batch size.
+        images: at least how many are timed for each row.
+    """
+    print(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; short side {data.min_size}, "
+        f"long side at most {data.max_size}, batch {data.batch_size}"
+    )
+    print(f"{'source':<10} {'augmentation':<32} {'images/s':>9} {'CPU ms/image':>13}")
+    for source, dataset in sources.items():
+        for name, settings in augmentations(data).items():
+            speed, used = measure_input(dataset, settings, images=images, seed=0)
+            print(f"{source:<10} {name:<32} {speed:>9.1f} {used * 1000:>13.1f}", flush=True)
+    print(f"load {os.getloadavg()[0]:.1f} after, with this measurement in it")

@@ -258,7 +258,7 @@ def check_ground_truth(dataset: CocoDataset) -> None:
         )
         raise DataError(
             f"{dataset.annotations_path}: its own boxes, evaluated as detections, get AP {ap:.3f} instead of 1 (worst "
-            f"class: {name}, {worst:.3f}); check its ids, boxes and areas with scripts/inspect_data.py"
+            f"class: {name}, {worst:.3f}); check its ids, boxes and areas with dh-keras inspect-data"
         )
 
 

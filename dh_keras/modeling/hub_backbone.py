@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from dh_keras.config.schema import HUB_PREFIX, BackboneConfig
-from dh_keras.errors import ConfigError, one_line
+from dh_keras.errors import ConfigError, one_line, pip_install
 from dh_keras.modeling.constants import SIZE_DIVISOR
 from dh_keras.modeling.keras_hooks import own_random_numbers
 from dh_keras.modeling.layers.resnet import STAGES
@@ -227,7 +227,7 @@ def _import_keras_hub() -> ModuleType:
         import keras_hub
     except ImportError as error:
         raise ConfigError(
-            f'key model.backbone.name: {HUB_PREFIX} needs KerasHub; install it with pip install -e ".[hub]"'
+            f"key model.backbone.name: {HUB_PREFIX} needs KerasHub; install it with {pip_install('hub')}"
         ) from error
     return keras_hub
 

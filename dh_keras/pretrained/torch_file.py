@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, pip_install
 
 # Where training programs keep the network inside a checkpoint, and what they put in front of every name.
 MODEL_KEYS = ("model", "state_dict")
@@ -71,7 +71,7 @@ def _load(path: Path) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise DataError(f"{path}: reading it needs PyTorch: pip install 'dh_keras[convert]'") from error
+        raise DataError(f"{path}: reading it needs PyTorch: {pip_install('convert')}") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (

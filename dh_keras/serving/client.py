@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from dh_keras.errors import DataError, ServerError, UserError, one_line
+from dh_keras.errors import DataError, ServerError, UserError, one_line, pip_install
 from dh_keras.files import new_file, require_absent, write_json
 from dh_keras.inference.detector import Result, read_image, read_image_file
 from dh_keras.inference.prediction.folder import RESULT_FILES
@@ -27,7 +27,7 @@ from dh_keras.inference.prediction.image_files import describe_image
 MAX_MESSAGE_BYTES = 2**31 - 1
 
 _CHECK_MODEL = "check the model's name and version, or wait until it is loaded"
-_NO_DETECTIONS = "the answer holds no detections; is it a model that scripts/export.py wrote?"
+_NO_DETECTIONS = "the answer holds no detections; is it a model that dh-keras export wrote?"
 
 # JPEG or PNG files of any sizes, or RGB pixels uint8 [B, H, W, 3].
 Images = Sequence[bytes] | np.ndarray
@@ -248,7 +248,7 @@ def _serving_api() -> tuple[Any, Any, Any]:
         import grpc
         from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
     except ImportError as error:
-        raise ServerError('gRPC needs tensorflow-serving-api: pip install -e ".[serving]", or use REST') from error
+        raise ServerError(f"gRPC needs tensorflow-serving-api: {pip_install('serving')}, or use REST") from error
     return grpc, predict_pb2, prediction_service_pb2_grpc
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dh_keras.errors import DataError, UserError
+from dh_keras.errors import DataError, UserError, pip_install
 from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
 from dh_keras.inference.detector import Detector, Result, read_image
 from dh_keras.inference.drawing import class_colors, draw_detections
@@ -267,5 +267,5 @@ def _import_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise UserError('the demo page needs gradio: pip install -e ".[demo]"') from error
+        raise UserError(f"the demo page needs gradio: {pip_install('demo')}") from error
     return gradio

@@ -271,4 +271,4 @@ def _finish(job: Job) -> None:
     photographs = (
         "PHOTO.jpg" if config.data.train_tfrecords and job.data.val is None else Path(pictured.paths[0]).parent
     )
-    print(f"next: python scripts/predict.py {run.path} {photographs} --output predictions")
+    print(f"next: dh-keras predict {run.path} {photographs} --output predictions")

@@ -26,7 +26,7 @@ MAY_CHANGE = (*PATH_KEYS, "train.checkpoint_every", "train.pictures", "train.san
 def resume_command(run: RunFolder, strategy: str) -> str:
     """What to type to go on with a run; on every machine of several."""
     option = "" if strategy == "none" else f" --strategy {strategy}"
-    return f"python scripts/train.py{option} --resume --output {run.path}"
+    return f"dh-keras train{option} --resume --output {run.path}"
 
 
 def check_config(asked: Config, run: RunFolder) -> None:

@@ -1,6 +1,5 @@
 """The benchmark of inference: its JSON, and forced numbers of surviving RoIs."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import tensorflow as tf
 from dh_keras.benchmark import inference_benchmark, machine, peer, tables
 from dh_keras.benchmark.stages import STAGES, best_scores, measure
 from dh_keras.benchmark.workload import build_model, make_batch, threshold_for
-from dh_keras.commands.parser import run_script
+from dh_keras.commands.benchmark import main
 from dh_keras.config.load import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,15 +19,12 @@ HEIGHT, WIDTH = 96, 128
 
 @pytest.fixture
 def script(monkeypatch, tiny_overrides):
-    """Return a function that runs the script on a tiny detector."""
+    """Return a function that runs the command on a tiny detector."""
     monkeypatch.setattr(machine, "GEMM_SIZE", 64)
-    spec = importlib.util.spec_from_file_location("benchmark_script", ROOT / "scripts" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def run(*arguments):
         tiny = ["--config", str(TINY_CONFIG), *tiny_overrides, "--repeats", "1", "--sizes", f"{HEIGHT}x{WIDTH}"]
-        run_script(module.main, module.parse(), [*tiny, *arguments])
+        main([*tiny, *arguments])
 
     return run
 

@@ -1,6 +1,5 @@
 """The benchmark of training: planted foreground, and what a run reports."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import tensorflow as tf
 
 from dh_keras.benchmark import machine, training, training_benchmark
 from dh_keras.benchmark.training_workload import Case, build_trainee, make_training_batch, near_boxes, plant
-from dh_keras.commands.parser import run_script
+from dh_keras.commands.benchmark import main
 from dh_keras.config.load import load_config
 from dh_keras.modeling.proposals import Proposals
 
@@ -25,11 +24,8 @@ def config(tiny_overrides):
 
 @pytest.fixture
 def script(monkeypatch):
-    """Return a function that runs the script."""
-    spec = importlib.util.spec_from_file_location("benchmark_script", ROOT / "scripts" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: run_script(module.main, module.parse(), list(arguments))
+    """Return a function that runs the command."""
+    return lambda *arguments: main(arguments)
 
 
 def row(case, **values):

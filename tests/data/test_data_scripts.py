@@ -1,28 +1,21 @@
-"""The scripts around the training data do what they say, and refuse bad input in one line."""
+"""The commands around the training data do what they say, and refuse bad input in one line."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dh_keras.benchmark import input_speed as speed
-from dh_keras.commands.parser import run_script
+from dh_keras.commands.main import main
 from dh_keras.config.schema import AUGMENTATIONS, DataConfig
 from dh_keras.data.formats.record_writer import write_tfrecords
 from dh_keras.data.formats.tfrecord import load_tfrecords
 from dh_keras.data.pipeline import find_bad_image
 from dh_keras.run.run_folder import RunFolder
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
 
 def run(name, *arguments):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    run_script(script.main, script.parse(), [str(argument) for argument in arguments])
+    main([name, *map(str, arguments)])
 
 
 @pytest.fixture
@@ -36,7 +29,7 @@ def folder(coco):
 
 def test_make_tfrecords_writes_files_that_load(folder, tmp_path, capsys):
     given = ("--annotations", folder.annotations_path, "--images", folder.images_dir)
-    run("make_tfrecords", *given, "--output", tmp_path / "out" / "t", "--shards", 2)
+    run("make-tfrecords", *given, "--output", tmp_path / "out" / "t", "--shards", 2)
     shown = capsys.readouterr().out
     assert "4 images, 4 boxes" in shown
     assert f"--tfrecords '{tmp_path}/out/t-*.tfrecord'" in shown
@@ -46,7 +39,7 @@ def test_make_tfrecords_writes_files_that_load(folder, tmp_path, capsys):
     categories = json.loads((tmp_path / "out" / "t.categories.json").read_text())
     assert categories == {"categories": [{"id": 3, "name": "cat"}, {"id": 1, "name": "dog"}]}
     with pytest.raises(SystemExit) as stopped:
-        run("make_tfrecords", *given, "--output", tmp_path / "out" / "t", "--shards", 2)
+        run("make-tfrecords", *given, "--output", tmp_path / "out" / "t", "--shards", 2)
     assert stopped.value.code == 1
     assert capsys.readouterr().err.strip().startswith(f"error: {tmp_path}/out/t-00000-of-00002.tfrecord: exists alr")
 
@@ -54,7 +47,7 @@ def test_make_tfrecords_writes_files_that_load(folder, tmp_path, capsys):
 def test_make_tfrecords_takes_no_config(folder, tmp_path, capsys):
     given = ("--annotations", folder.annotations_path, "--images", folder.images_dir, "--output", tmp_path / "t")
     with pytest.raises(SystemExit):
-        run("make_tfrecords", *given, "data.min_size=3")
+        run("make-tfrecords", *given, "data.min_size=3")
     assert "takes no overrides, got 'data.min_size=3'" in capsys.readouterr().err
 
 
@@ -98,7 +91,7 @@ def test_every_augmentation_is_measured_without_jitter_and_one_with(folder, caps
     assert {config.batch_size for config in settings.values()} == {3}
     monkeypatch.setattr(speed, "measure_input", lambda dataset, data, **_: (123.45, 0.0067))
     given = ("--annotations", folder.annotations_path, "--images", folder.images_dir)
-    run("benchmark_data", *given, "data.min_size=32", "data.max_size=64")
+    run("benchmark-data", *given, "data.min_size=32", "data.max_size=64")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("folder")]
     assert [line.split()[-2:] for line in lines] == [["123.5", "6.7"]] * 6
     assert np.all([name in line for name, line in zip(settings, lines, strict=True)])

@@ -1,8 +1,7 @@
-"""Detector, SavedModel and scripts: one answer from all of them, and one line for everything that is wrong."""
+"""Detector and SavedModel: one answer from both, and one line for everything that is wrong."""
 
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,6 @@ from dh_keras.inference.detector import Detector, Result, evaluate_detector
 from dh_keras.run.run_folder import open_run
 from dh_keras.serving.export import export_saved_model
 from dh_keras.serving.verification import compare_detectors, match_detections
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -301,54 +298,3 @@ def test_four_combinations_of_the_heads_come_from_one_pass(make_tiny_detector, t
     for entry in direct:
         np.testing.assert_array_equal(entry.scores, together[entry.image_id].scores)
         np.testing.assert_array_equal(entry.boxes, together[entry.image_id].boxes)
-
-
-def run_script(name, *arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (("train", "train.lr=x"), r"error: override 'train.lr=x': key train.lr"),
-        (("train", "--config", "nothing.yaml"), r"error: config nothing.yaml: no such file"),
-        (("train", "--resume"), r"error: --resume: needs --output RUN"),
-        (("train", "--output", "OUT", "--train-annotations", "no.json", "--train-images", "."), r"error: .*no.json"),
-        (("train", "oops"), r"unexpected argument 'oops'"),
-        (("evaluate", "nothing", "--annotations", "a.json", "--images", "."), r"error: nothing: no such folder"),
-        (("predict", "nothing", "nothing.jpg", "--output", "OUT"), r"error: nothing.jpg: no such file or folder"),
-        (("predict", "nothing", "--output", "OUT"), r"error: there is nothing to detect in; give images"),
-        (("export", "nothing", "--output", "OUT/1"), r"error: nothing: no such folder"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-def test_scripts_answer_bad_input_with_one_line(arguments, expected, tmp_path):
-    result = run_script(*[argument.replace("OUT", str(tmp_path / "out")) for argument in arguments])
-    assert result.returncode != 0
-    assert "Traceback" not in result.stderr
-    last = result.stderr.strip().splitlines()[-1]
-    assert __import__("re").search(expected, last), result.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_scripts_work_together(tiny_run, tiny_shapes, photographs, tmp_path):
-    result = run_script("export", tiny_run, "--output", tmp_path / "m" / "1", "--verify", photographs[0])
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert "verified: 10 detections in 1 image(s)" in result.stdout
-    arguments = ("--annotations", tiny_shapes.val_annotations, "--images", tiny_shapes.val_images)
-    result = run_script("evaluate", tmp_path / "m" / "1", *arguments, "--output", tmp_path / "metrics.json")
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert set(json.loads((tmp_path / "metrics.json").read_text())) == {
-        *("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "per_class", "images")
-    }
-    result = run_script("predict", tiny_run, photographs[0], "--output", tmp_path / "p", "--score", "0.9999")
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert "nothing above 1.00; the best is" in result.stdout
-    assert (tmp_path / "p" / "a.png").is_file()

@@ -149,7 +149,7 @@ def test_names_are_checked_with_the_config(override, expected):
 
 def test_without_kerashub_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
-    with pytest.raises(ConfigError, match=r'install it with pip install -e "\.\[hub\]"'):
+    with pytest.raises(ConfigError, match=r'install it with pip install "keras-hub<'):
         resolve_backbone(BackboneConfig(name="keras_hub:DenseNetBackbone"))
 
 

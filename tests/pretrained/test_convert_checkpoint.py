@@ -1,16 +1,15 @@
-"""What `convert_checkpoint.py` accepts, writes and refuses."""
+"""What `dh-keras convert-checkpoint` accepts, writes and refuses."""
 
 import collections
 import json
 import os
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
 import published
 import pytest
 
+from dh_keras.commands.convert_checkpoint import main
 from dh_keras.config.load import load_config
 from dh_keras.errors import DataError, WriteError
 from dh_keras.inference.detector import Detector
@@ -24,7 +23,7 @@ from dh_keras.run.weights import load_weights
 
 torch = pytest.importorskip("torch", reason="torch is needed to write and read checkpoints")
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "convert_checkpoint.py"
+ROOT = Path(__file__).resolve().parents[2]
 TRAINING_STATE = {
     "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.01, "params": [0]}]},
     "scheduler": {"milestones": [120000, 160000], "gamma": 0.1, "last_epoch": 180000},
@@ -118,7 +117,7 @@ def test_the_published_models_have_the_settings_of_their_config_files(module, de
     )
     tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     config, num_classes = module.infer_config(tensors, name)
-    expected = load_config(SCRIPT.parents[1] / "configs" / f"{name}.yaml")
+    expected = load_config(ROOT / "configs" / f"{name}.yaml")
     expected.model.backbone.weights = None
     assert config == expected
     assert num_classes == 80
@@ -260,19 +259,21 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, authors_file, authors_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_script_reports_what_it_did_and_ends_with_one_line_for_bad_input(
-    tmp_path, authors_file, monkeypatch, capsys
-):
-    monkeypatch.setattr(
-        sys, "argv", ["convert", str(authors_file), "--output", str(tmp_path / "run"), "model.nms_iou=0.4"]
-    )
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+def test_the_command_reports_what_it_did_and_ends_with_one_line_for_bad_input(tmp_path, authors_file, capsys):
+    line = [str(authors_file), "--output", str(tmp_path / "run"), "model.nms_iou=0.4"]
+    main(line)
     printed = capsys.readouterr().out
-    for said in ("the authors' release", "ResNet-50", "3 classes: class_1", "11 num_batches_tracked", "predict.py"):
+    for said in (
+        "the authors' release",
+        "ResNet-50",
+        "3 classes: class_1",
+        "11 num_batches_tracked",
+        "dh-keras predict",
+    ):
         assert said in printed
     assert open_run(tmp_path / "run").config.model.nms_iou == 0.4
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        main(line)
     assert stopped.value.code == 1
     errors = capsys.readouterr().err
     assert errors.startswith("error: ")

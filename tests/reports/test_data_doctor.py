@@ -1,17 +1,15 @@
 """Every kind of fault is found, and nothing else: findings, exit codes, reports and the cleaned file."""
 
 import hashlib
-import importlib.util
 import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dh_keras.commands.parser import run_script
+from dh_keras.commands.inspect_data import main
 from dh_keras.config.load import load_config
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.errors import DataError
@@ -19,15 +17,11 @@ from dh_keras.reports.data_doctor.diagnosis import diagnose
 from dh_keras.reports.data_doctor.fix import write_fixed
 from dh_keras.reports.data_doctor.kinds import KINDS
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "inspect_data.py"
 OVERRIDES = ("data.min_size=96", "data.max_size=128", "model.rpn.anchor_sizes=[16,32,64,128,256]")
 
 
 def run(*arguments):
-    spec = importlib.util.spec_from_file_location("inspect_data", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    run_script(script.main, script.parse(), [str(argument) for argument in (*arguments, *OVERRIDES)])
+    main([*map(str, arguments), *OVERRIDES])
 
 
 def given(coco, prefix=""):
@@ -214,11 +208,11 @@ def test_healthy_data_passes_without_tensorflow(make_coco, tmp_path):
     coco = make_coco(tmp_path, "healthy", [(1, "cell")])
     coco.image("one.jpg")
     coco.write()
+    line = ["--annotations", str(coco.path), "--images", str(coco.folder), "--output", "out", *OVERRIDES]
     code = f"""
-import runpy, sys
-sys.argv = ["inspect_data.py", "--annotations", {str(coco.path)!r}, "--images", {str(coco.folder)!r}, "--output", "out"]
-sys.argv += {list(OVERRIDES)!r}
-runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+import sys
+from dh_keras.commands.inspect_data import main
+main({line!r})
 assert "tensorflow" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

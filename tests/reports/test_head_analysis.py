@@ -1,6 +1,5 @@
 """The comparison of the heads end to end on tiny models, its probe against plain arithmetic, and what it refuses."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import tensorflow as tf
 from numpy_boxes import clip, decode, iou
 from PIL import Image
 
-from dh_keras.commands.parser import run_script
+from dh_keras.commands.analyze_heads import main
 from dh_keras.config.load import load_config
 from dh_keras.data.formats.coco import load_coco, read_categories
 from dh_keras.errors import DataError, WriteError
@@ -26,15 +25,11 @@ from dh_keras.run.classes import Category
 from dh_keras.run.run_folder import open_run, write_run
 from dh_keras.run.weights import save_weights
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "analyze_heads.py"
 FIGURES = ("box_iou", "feature_correlation", "pearson_by_size", "score_against_iou", "weight_correlation")
 
 
 def run(*arguments):
-    spec = importlib.util.spec_from_file_location("analyze_heads", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    run_script(script.main, script.parse(), [str(argument) for argument in arguments])
+    main([*map(str, arguments)])
 
 
 def make_run(path, overrides, categories):

@@ -1,18 +1,16 @@
-"""What analyze.py writes into a run folder, that its numbers are evaluate.py's, and what it refuses in one line."""
+"""What analyze writes into a run folder, that its numbers are evaluate's, and what it refuses in one line."""
 
 import csv
 import dataclasses
 import json
-import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dh_keras.commands.main import main
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.errors import ConfigError, DataError
 from dh_keras.inference.detector import Detector, evaluate_detector
@@ -25,7 +23,6 @@ from dh_keras.reports.run_report import analyze_run
 from dh_keras.run.run_folder import open_run
 from dh_keras.run.weights import load_weights
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "analyze.py"
 WRITTEN = {"curves.png", "pr_curves.png", "confusion_matrix.png", "per_class.csv", "model_card.md", "worst", "best"}
 WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
 
@@ -258,14 +255,14 @@ def test_the_chief_analyses_what_it_trained(tiny_run, monkeypatch, strategy, ind
 
     monkeypatch.setattr("dh_keras.training.loop.train", train)
     monkeypatch.setattr("dh_keras.reports.run_report.analyze_run", analysed.append)
-    script = runpy.run_path(str(SCRIPT.with_name("train.py")))
     line = ["--config", str(tiny_run / "config.yaml"), "--strategy", strategy, "--output", "unused", *change.split()]
-    script["main"](script["parse"]().parse_words(line))
+    main(["train", *line])
     assert [options["strategy"] for options in trained] == [strategy]
     assert analysed == [tiny_run] * expected
 
 
-def test_the_script_prints_one_line_and_fails(tmp_path):
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "--score", "2"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (1, "error: --score: expected a number from 0 to below 1, got 2.0\n")
+def test_a_score_that_cannot_be_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["analyze", str(tmp_path), "--score", "2"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "error: --score: expected a number from 0 to below 1, got 2.0\n"

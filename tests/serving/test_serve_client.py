@@ -407,7 +407,7 @@ def test_grpc_carries_more_than_the_four_megabytes_of_its_default(photographs):
 
 def test_grpc_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
-    with pytest.raises(ServerError, match=r'pip install -e "\.\[serving\]", or use REST'):
+    with pytest.raises(ServerError, match=r'pip install "tensorflow-serving-api<.*", or use REST'):
         GrpcClient("localhost:8500", "tiny")
     assert rest_url("http://localhost:8501", "tiny")
 

@@ -85,7 +85,7 @@ def test_a_run_that_signals_stop_twice_becomes_identical_to_one_that_nothing_sto
 ):
     config = load_config(overrides=[*tiny_overrides, *shapes_arguments, *short_training])
     run = tmp_path / "run"
-    command = f"python scripts/train.py --resume --output {run}"
+    command = f"dh-keras train --resume --output {run}"
     # In the middle of an epoch, then after its last step, before the evaluation.
     for asked, step, number, status in ((config, 4, signal.SIGTERM, 143), (None, 14, signal.SIGINT, 130)):
         signal_at(step, number)
@@ -224,7 +224,7 @@ def test_steps_without_validation_images_in_a_thread_write_the_last_weights_only
     assert run.weights.name == "last.weights.h5"
     assert rows_of(run.path)[-1]["step"] == "7"
     assert all(row["AP"] == "" for row in rows_of(run.path))
-    assert "next: python scripts/predict.py" in capsys.readouterr().out
+    assert "next: dh-keras predict" in capsys.readouterr().out
 
 
 def test_a_shorter_last_epoch_is_a_stretch_of_its_own():

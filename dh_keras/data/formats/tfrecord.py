@@ -155,7 +155,7 @@ def _find_categories(pattern: str, files: list[str], val_annotations: str | Path
         return read_categories(val_annotations)
     raise DataError(
         f"TFRecords {pattern}: no file {sidecar_of(files[0])} with the names of the classes; write the files with "
-        "scripts/make_tfrecords.py, or give validation annotations that have the same category ids"
+        "dh-keras make-tfrecords, or give validation annotations that have the same category ids"
     )
 
 

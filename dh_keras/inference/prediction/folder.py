@@ -170,7 +170,7 @@ class PredictionFolder:
             settings = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
             return cls(path, {**settings, "parts": int(settings["parts"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path}: not a folder that predict.py began, which holds {SETTINGS_FILE}") from error
+            raise DataError(f"{path}: not a folder that dh-keras predict began, which holds {SETTINGS_FILE}") from error
 
     @classmethod
     def resume(cls, path: Path, settings: dict[str, Any]) -> "PredictionFolder":

@@ -64,7 +64,7 @@ def _check_complete(folders: Sequence[PredictionFolder]) -> None:
         if missing:
             raise DataError(
                 f"{folder.path}: shard {shard} is not finished, {missing} of {folder.settings['parts']} parts are "
-                "missing; go on with predict.py --resume"
+                "missing; go on with dh-keras predict --resume"
             )
     lacking = [f"{number}/{first.count}" for number in range(1, first.count + 1) if number not in owners]
     if lacking:

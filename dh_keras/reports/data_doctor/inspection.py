@@ -1,4 +1,4 @@
-"""What `scripts/inspect_data.py` does: look, say, write the report and the cleaned file."""
+"""What `dh-keras inspect-data` does: look, say, write the report and the cleaned file."""
 
 import time
 from pathlib import Path

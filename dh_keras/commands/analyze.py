@@ -1,0 +1,33 @@
+"""Write curves, confusions and a model card into a run.
+
+Its best and worst images too. What an earlier analysis wrote is replaced.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.errors import ConfigError
+
+
+def make_parser() -> CommandParser:
+    parser = CommandParser("analyze", __doc__, words={"run": "RUN"})
+    parser.add_argument("--annotations", type=Path, help="COCO JSON file, where the run's validation data has moved")
+    parser.add_argument("--images", type=Path, help="folder of its images")
+    parser.add_argument(
+        "--score", type=float, default=0.5, help="confusions and pictures are of detections that score more than this"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    if not 0 <= args.score < 1:
+        raise ConfigError(f"--score: expected a number from 0 to below 1, got {args.score}")
+    from dh_keras.reports.run_report import analyze_run
+
+    analyze_run(args.run, annotations=args.annotations, images=args.images, score=args.score, overrides=args.overrides)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(make_parser(), run, argv)

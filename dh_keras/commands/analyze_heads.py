@@ -1,0 +1,41 @@
+"""Compare fc-head and conv-head as the paper's section 3.
+
+They are compared on sliding windows around annotated objects.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dh_keras.commands.parser import CommandParser, run_command
+
+
+def make_parser() -> CommandParser:
+    parser = CommandParser("analyze-heads", __doc__, words={"models": "MODEL [MODEL2]"})
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO JSON file")
+    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
+    parser.add_argument(
+        "--output", type=Path, help="new folder for heads.json and the figures; MODEL/heads if not given"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="look only at the first N images that have objects")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    from dh_keras.reports.heads.analysis import analyze_heads, format_heads
+
+    print(f"models: {' '.join([*args.models, *args.overrides])}")
+    results, folder = analyze_heads(
+        args.models,
+        annotations=args.annotations,
+        images=args.images,
+        output=args.output,
+        limit=args.limit,
+        overrides=args.overrides,
+    )
+    print(format_heads(results))
+    print(f"written: {folder}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(make_parser(), run, argv)

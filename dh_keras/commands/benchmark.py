@@ -1,0 +1,92 @@
+"""Measure the speed of inference or of a training step.
+
+It is measured part by part, beside a matrix product and a peer.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dh_keras.benchmark import PEERS
+from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.config.load import DEFAULT_CONFIG, load_config
+from dh_keras.config.schema import ModelConfig
+from dh_keras.errors import ConfigError
+from dh_keras.files import new_file, require_absent, write_json
+from dh_keras.modeling.constants import PRECISIONS, SIZE_DIVISOR
+
+CONFIG = DEFAULT_CONFIG.with_name("mmdetection_double_head_r50_fpn_1x_coco.yaml")
+
+
+def size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    sides = tuple(int(side) for side in match.groups()) if match else (0, 0)
+    if not all(side > 0 and side % SIZE_DIVISOR == 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in multiples of {SIZE_DIVISOR}, got {text!r}")
+    return sides
+
+
+def count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}; key=value goes before lists of numbers")
+    return int(text)
+
+
+def make_parser() -> CommandParser:
+    parser = CommandParser("benchmark", __doc__)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="YAML file of the detector; it gets 80 classes")
+    parser.add_argument("--train", action="store_true", help="measure training steps instead of inference")
+    parser.add_argument("--growth", action="store_true", help="with --train: against batch, RoIs, image size and boxes")
+    parser.add_argument("--peer", choices=tuple(PEERS), help="measure this implementation on the same input too")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="JSON file to write")
+    sizes = "image sizes; 800x1344, and in training a batch of two 512x512 images too, when not given"
+    parser.add_argument("--sizes", nargs="+", type=size, metavar="HxW", help=sizes)
+    parser.add_argument("--batches", nargs="+", type=count, metavar="B", help="images per batch; 1 when not given")
+    parser.add_argument(
+        "--surviving",
+        nargs="+",
+        type=count,
+        metavar="N",
+        help="RoIs per image with a score above the threshold; a tenth of the proposals and all of them when not given",
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the layers")
+    parser.add_argument("--repeats", type=count, default=5, help="calls of which each time is the median")
+    return parser
+
+
+def measure_inference(args: argparse.Namespace, model: ModelConfig) -> dict:
+    from dh_keras.benchmark.inference_benchmark import run_benchmark
+
+    sizes = {"sizes": args.sizes or [(800, 1344)], "batches": args.batches or [1], "surviving": args.surviving}
+    return run_benchmark(model, **sizes, precision=args.precision, repeats=args.repeats, peer=args.peer)
+
+
+def measure_training(args: argparse.Namespace, model: ModelConfig) -> dict:
+    from dh_keras.benchmark.training_benchmark import make_cases, run_training_benchmark
+
+    cases = make_cases(args.sizes, args.batches)
+    return run_training_benchmark(model, cases=cases, growth=args.growth, repeats=args.repeats, peer=args.peer)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.output:
+        require_absent(args.output)
+    if 0 in (args.repeats, *(args.batches or ())):
+        raise ConfigError("--repeats and --batches: expected at least 1, got 0")
+    if args.train and (args.surviving or args.precision != "float32"):
+        raise ConfigError("--surviving and --precision: of inference only; --train measures mixed bfloat16 too")
+    if args.growth and (not args.train or args.peer or args.sizes or args.batches):
+        raise ConfigError("--growth: needs --train, and has sizes and batches of its own and no --peer")
+    config = load_config(args.config, args.overrides)
+    print(f"config: {' '.join([str(args.config), *args.overrides])}")
+    measure = measure_training if args.train else measure_inference
+    results = measure(args, config.model)
+    if args.output:
+        with new_file(args.output) as partial:
+            write_json(partial, results)
+        print(f"written: {args.output}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(make_parser(), run, argv)

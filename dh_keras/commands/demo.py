@@ -1,0 +1,27 @@
+"""Show what a model finds, in a page in the browser.
+
+The page is served on this machine, to this machine only.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dh_keras.commands.parser import CommandParser, run_command
+
+
+def make_parser() -> CommandParser:
+    parser = CommandParser("demo", __doc__, words={"model": "MODEL"})
+    parser.add_argument("--port", type=int, default=7860, help="TCP port of the page, on 127.0.0.1 only")
+    parser.add_argument("--score", type=float, default=0.5, help="where the slider for the score starts")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    from dh_keras.serving.demo import run_demo
+
+    run_demo(Path(args.model), args.overrides, port=args.port, score=args.score)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(make_parser(), run, argv)

@@ -1,0 +1,37 @@
+"""Export a run as a SavedModel for TensorFlow Serving."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.modeling.constants import PRECISIONS
+
+
+def make_parser() -> CommandParser:
+    parser = CommandParser("export", __doc__, words={"run": "RUN"})
+    parser.add_argument("--output", type=Path, required=True, help="numbered folder to write, such as models/cells/1")
+    parser.add_argument(
+        "--verify", nargs="+", type=Path, default=[], metavar="IMAGE", help="compare detections in these"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the network's arithmetic")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    from dh_keras.inference.detector import Detector
+    from dh_keras.serving.export import export_saved_model
+    from dh_keras.serving.verification import compare_detectors
+
+    detector = Detector.load(args.run, args.overrides, precision=args.precision)
+    if detector.serving is None:
+        make_parser().error(f"{args.run} is a SavedModel already; export takes a run folder")
+    export_saved_model(detector.serving, args.output)
+    print(f"written: {args.output}, signatures serving_default (image_bytes) and serve_image (images)")
+    if args.verify:
+        print(compare_detectors(detector, Detector.load(args.output), args.verify))
+    print(f"next: dh-keras predict {args.output} PHOTO.jpg --output predictions")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(make_parser(), run, argv)

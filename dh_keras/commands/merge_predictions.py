@@ -1,0 +1,25 @@
+"""Join the folders that predict --shard wrote."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dh_keras.commands.parser import CommandParser, run_command
+
+
+def make_parser() -> CommandParser:
+    parser = CommandParser("merge-predictions", __doc__, words={"shards": "DIR..."}, overrides=False)
+    parser.add_argument("--output", type=Path, required=True, help="new folder for the predictions")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    from dh_keras.inference.prediction.merge import merge_predictions
+
+    summary = merge_predictions([Path(shard) for shard in args.shards], args.output)
+    print(f"found: {summary}; {len(summary.errors)} file(s) could not be read")
+    print(f"written: {args.output}; the pictures are in the folders of the shards")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(make_parser(), run, argv)

@@ -1,0 +1,73 @@
+"""Train a detector; on generated shapes if no data is given."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.config.load import DEFAULT_CONFIG, load_config
+from dh_keras.errors import ConfigError
+from dh_keras.run.run_folder import CONFIG_FILE, next_free_run, open_run
+from dh_keras.training.workers.cluster import prepare_environment, read_cluster
+
+DATA_ARGUMENTS = ("train_annotations", "train_images", "val_annotations", "val_images")
+
+
+def make_parser() -> CommandParser:
+    parser = CommandParser("train", __doc__)
+    parser.add_argument(
+        "--config", type=Path, help=f"YAML file (default: {DEFAULT_CONFIG.name}, or the run's own with --resume)"
+    )
+    for name in DATA_ARGUMENTS:
+        kind = "COCO JSON file" if name.endswith("annotations") else "folder of photographs"
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="PATH", help=kind)
+    parser.add_argument(
+        "--tfrecords", metavar="PATTERN", help="TFRecord files, in the place of --train-annotations and --train-images"
+    )
+    parser.add_argument(
+        "--strategy", choices=("none", "mirrored", "multi_worker"), default="none", help="devices to use"
+    )
+    parser.add_argument(
+        "--worker-timeout", type=float, default=180.0, metavar="SECONDS", help="wait this long for the other workers"
+    )
+    parser.add_argument("--output", type=Path, metavar="RUN", help="run folder to write (default: runs/CONFIG)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="start from these weights; other classes are fine")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.resume and args.output is None:
+        raise ConfigError("--resume: needs --output RUN, the folder of the run to go on with")
+    given = [f"data.{name}={getattr(args, name)}" for name in DATA_ARGUMENTS if getattr(args, name)]
+    if args.tfrecords:
+        given.append(f"data.train_tfrecords={json.dumps(args.tfrecords)}")  # quoted, as * means something in YAML
+    changes = [*given, *args.overrides]
+    path = args.config or (open_run(args.output).path / CONFIG_FILE if args.resume else DEFAULT_CONFIG)
+    config = load_config(path, changes)
+    output = args.output or next_free_run("runs", path.stem)
+    print(f"config: {path}{' with ' + ' '.join(changes) if changes else ''}")
+    print(f"run folder: {output}")
+    if args.strategy == "multi_worker":
+        prepare_environment()
+    from dh_keras.reports.run_data import names_validation
+    from dh_keras.reports.run_report import analyze_run
+    from dh_keras.training.loop import train  # after the arguments are known to be good: TensorFlow takes seconds
+
+    trained = train(
+        config,
+        output=output,
+        strategy=args.strategy,
+        resume=args.resume,
+        init=args.init,
+        worker_timeout=args.worker_timeout,
+    )
+    if args.strategy == "multi_worker" and read_cluster().index > 0:
+        return
+    if names_validation(trained.config.data):
+        analyze_run(trained.path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(make_parser(), run, argv)
