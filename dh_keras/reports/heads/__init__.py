@@ -1,1 +1,1 @@
-"""What each head is good at, measured as in section 3 of the paper."""
+"""What each head is good at, measured as in the paper's section 3."""
