@@ -1,14 +1,15 @@
 """Reference pages from the code itself: config keys, commands, what the inspection of data can find."""
 
 import argparse
-import importlib.util
+import importlib
 import inspect
 import re
 from operator import attrgetter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from dh_keras.commands.main import COMMANDS, module_name
+from dh_keras.commands.parser import CommandParser
 from dh_keras.config.options import options
 from dh_keras.config.schema import Config
 from dh_keras.reports.data_doctor.kinds import KINDS
@@ -79,29 +80,18 @@ def as_cell(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------- commands
 
 
-def load_script(path: Path) -> ModuleType:
-    """Import a file of scripts/, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def script_parsers() -> dict[str, argparse.ArgumentParser]:
-    """The parser of every command, by the name of its file, without the ending."""
-    parsers = {}
-    for path in sorted((ROOT / "scripts").glob("*.py")):
-        parsers[path.stem] = load_script(path).parse()
-        parsers[path.stem].prog = f"python scripts/{path.name}"
-    return parsers
+def command_parsers() -> dict[str, CommandParser]:
+    """The parser of every command, by what is typed, in the order of `dh-keras --help`."""
+    modules = {name: importlib.import_module(f"dh_keras.commands.{module_name(name)}") for name in COMMANDS}
+    return {name: module.make_parser() for name, module in modules.items()}
 
 
 def command_reference() -> str:
     """Markdown: what each command does, how it is called, and a table of its options."""
     parts = []
-    for name, parser in script_parsers().items():
+    for name, parser in command_parsers().items():
         usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-        parts += [f"## {name}.py", "", parser.description.strip(), "", "```text", usage, "```", ""]
+        parts += [f"## {name}", "", parser.description.strip(), "", "```text", usage, "```", ""]
         rows = [option_row(action) for action in parser._actions if action.option_strings and action.dest != "help"]
         if rows:
             parts += ["| option | default | meaning |", "|---|---|---|", *rows, ""]

@@ -22,7 +22,7 @@ EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 KEY = re.compile(r"(?<![\w./-])((?:model|data|train)(?:\.[a-z][a-z_0-9]*)+)(?![\w./(])")
-PARSERS = cache(reference.script_parsers)
+PARSERS = cache(reference.command_parsers)
 FILE_ENDINGS = (".json", ".md", ".pth", ".py")
 # Words that belong to no reader, and promises that nobody measured.
 FORBIDDEN = re.compile(
@@ -40,10 +40,10 @@ def commands(text):
                 yield from (part.strip() for part in line.split("&&"))
 
 
-def script_commands():
+def package_commands():
     for page in PAGES:
         for command in commands(page.read_text()):
-            if "scripts/" in command:
+            if "dh-keras" in command or "scripts/" in command:
                 yield pytest.param(command, id=f"{page.stem}: {command[:60]}")
 
 
@@ -60,18 +60,20 @@ def is_config_path(key):
 
 
 def test_there_is_something_to_check():
-    assert len(list(script_commands())) > 15
+    assert len(list(package_commands())) > 35
     assert len(PAGES) > 12
     assert len(LEAVES) > 80
     assert not is_config_path("model.rpn.nms_treshold")
 
 
-@pytest.mark.parametrize("command", script_commands())
+@pytest.mark.parametrize("command", package_commands())
 def test_commands_parse(command):
     words = shlex.split(command, comments=True)
-    start = next(index for index, word in enumerate(words) if word.startswith("scripts/"))
-    assert words[start - 1].startswith("python"), command
-    args = PARSERS()[Path(words[start]).stem].parse_words(words[start + 1 :])
+    if words[0] == "python":  # scripts/train.py is dh-keras train
+        words = ["dh-keras", Path(words[1]).stem.replace("_", "-"), *words[2:]]
+    program, name, *rest = words
+    assert program == "dh-keras"
+    args = PARSERS()[name].parse(rest)
     for override in args.overrides:
         assert is_config_path(override.partition("=")[0]), override
     if hasattr(args, "config") and not str(args.config).startswith("runs/"):
@@ -134,7 +136,7 @@ def test_every_key_is_in_the_reference_with_its_description():
 def test_every_option_of_every_command_is_in_the_reference():
     text = reference.command_reference()
     for name, parser in PARSERS().items():
-        section = text.partition(f"## {name}.py\n")[2].partition("\n## ")[0]
+        section = text.partition(f"## {name}\n")[2].partition("\n## ")[0]
         assert section, name
         for action in parser._actions:
             if action.option_strings and action.dest != "help":
@@ -143,8 +145,8 @@ def test_every_option_of_every_command_is_in_the_reference():
 
 
 def source_strings():
-    """Text that the package and its scripts can print, adjacent literals joined, values left out."""
-    for path in [*(ROOT / "dh_keras").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
+    """Text that the package can print, adjacent literals joined, values left out."""
+    for path in (ROOT / "dh_keras").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
@@ -187,3 +189,8 @@ def test_the_readme_starts_with_the_two_commands():
     blocks = [block for language, block in FENCE.findall((ROOT / "README.md").read_text()) if language == "bash"]
     assert blocks[0] == "pip install -e . && python scripts/train.py --strategy mirrored\n"
     assert blocks[1] == 'pip install -e ".[test]" && pytest\n'
+
+
+def test_scripts_are_named_where_they_are_introduced_and_nowhere_else():
+    named = {page.name: page.read_text().count("python scripts/") for page in PAGES}
+    assert {name: count for name, count in named.items() if count} == {"README.md": 1, "commands.md": 1}

@@ -31,7 +31,7 @@ def stand_ins(tmp_path):
     make_executable(folder / "scontrol", '[ "$3" = "node[1-3]" ] && printf "node1\\nnode2\\nnode3\\n"')
     # One task after the other, each with its number.
     make_executable(folder / "srun", 'shift; for i in 0 1 2; do SLURM_PROCID=$i "$@"; done')
-    make_executable(folder / "python", 'printf "%s\\n" "$TF_CONFIG" "$*"')
+    make_executable(folder / "dh-keras", 'printf "%s\\n" "$TF_CONFIG" "$*"')
     return folder
 
 
@@ -52,7 +52,7 @@ def clusters(lines, monkeypatch):
 def test_slurm_gives_every_task_its_own_tf_config_and_the_arguments(stand_ins, monkeypatch):
     command = ["bash", str(DEPLOY / "train.slurm"), "--output", "my runs/x", "data.batch_size=64"]
     lines = run(command, stand_ins, SLURM_JOB_ID="70123", SLURM_JOB_NODELIST="node[1-3]")
-    assert lines[1::2] == ["scripts/train.py --strategy multi_worker --output my runs/x data.batch_size=64"] * 3
+    assert lines[1::2] == ["train --strategy multi_worker --output my runs/x data.batch_size=64"] * 3
     read = list(clusters(lines[::2], monkeypatch))
     assert [cluster.index for cluster in read] == [0, 1, 2]
     assert {cluster.addresses for cluster in read} == {("node1:30123", "node2:30123", "node3:30123")}
