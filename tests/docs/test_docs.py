@@ -10,6 +10,7 @@ import figures
 import pytest
 import reference
 import yaml
+from test_imports import ROOMS
 
 import dh_keras
 from dh_keras.config.load import load_config
@@ -101,6 +102,20 @@ def test_config_keys_exist(page):
 def test_named_files_exist(page):
     for name in re.findall(r"`((?:configs|scripts|docs|deploy|tests|dh_keras)/[\w/.]+\.\w+)`", page.read_text()):
         assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
+def test_the_house_is_drawn_as_it_is():
+    page = (ROOT / "docs" / "contributing.md").read_text()
+    assert tuple(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == ROOMS
+    paths = set(re.findall(r"`([\w.]+/[\w./]*)`", page))
+    assert len(paths) > 35
+    homes = (ROOT, ROOT / "dh_keras")
+    assert [path for path in sorted(paths) if not any((home / path).exists() for home in homes)] == []
+    named = re.findall(r"`(\w+)`\s(?:of|in)\s`(dh_keras/[\w./]+\.py)`", page)
+    assert len(named) > 9
+    for name, path in named:
+        defined = rf"^ *(?:def|class) {name}\b|^{name} = "
+        assert re.search(defined, (ROOT / path).read_text(), re.MULTILINE), f"{path}: {name}"
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "quickstart.ipynb"], ids=lambda page: page.stem)
