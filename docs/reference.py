@@ -102,7 +102,8 @@ def option_row(action: argparse.Action) -> str:
     """A table row for one option."""
     flag = action.option_strings[-1]
     if action.nargs != 0:
-        values = "\\|".join(map(str, action.choices)) if action.choices else action.metavar or action.dest.upper()
+        choices = f"{{{','.join(action.choices)}}}" if action.choices else ""
+        values = choices or action.metavar or action.dest.upper()
         flag = f"{flag} {' '.join(values) if isinstance(values, tuple) else values}"
     default = action.default
     if isinstance(default, Path) and default.is_absolute():
