@@ -106,8 +106,6 @@ def option_row(action: argparse.Action) -> str:
         values = choices or action.metavar or action.dest.upper()
         flag = f"{flag} {' '.join(values) if isinstance(values, tuple) else values}"
     default = action.default
-    if isinstance(default, Path) and default.is_absolute():
-        default = default.relative_to(ROOT)
     shown = "" if default in (None, False, []) else f"`{default}`"
     help_text = (action.help or "") % {"default": default, "prog": "", "metavar": action.metavar}
     required = "required; " if action.required else ""

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from dh_keras.benchmark import PEERS
 from dh_keras.commands.parser import CommandParser, run_command
-from dh_keras.config.load import DEFAULT_CONFIG, load_config
+from dh_keras.config.load import load_config
 from dh_keras.config.schema import ModelConfig
 from dh_keras.errors import ConfigError
 from dh_keras.files import new_file, require_absent, write_json
 from dh_keras.modeling.constants import PRECISIONS, SIZE_DIVISOR
 
-CONFIG = DEFAULT_CONFIG.with_name("mmdetection_double_head_r50_fpn_1x_coco.yaml")
+CONFIG = "mmdetection_double_head_r50_fpn_1x_coco"
 
 
 def size(text: str) -> tuple[int, int]:
@@ -35,7 +35,9 @@ def count(text: str) -> int:
 
 def make_parser() -> CommandParser:
     parser = CommandParser("benchmark", __doc__)
-    parser.add_argument("--config", type=Path, default=CONFIG, help="YAML file of the detector; it gets 80 classes")
+    parser.add_argument(
+        "--config", type=Path, default=CONFIG, help="file or name, as for train; the detector gets 80 classes"
+    )
     parser.add_argument("--train", action="store_true", help="measure training steps instead of inference")
     parser.add_argument("--growth", action="store_true", help="with --train: against batch, RoIs, image size and boxes")
     parser.add_argument("--peer", choices=tuple(PEERS), help="measure this implementation on the same input too")

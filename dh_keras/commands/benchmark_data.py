@@ -13,7 +13,7 @@ from dh_keras.config.load import DEFAULT_CONFIG, load_config
 
 def make_parser() -> CommandParser:
     parser = CommandParser("benchmark-data", __doc__)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="YAML file")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG.stem, help="file or name, as for train")
     parser.add_argument("--annotations", required=True, metavar="PATH", help="COCO JSON file")
     parser.add_argument("--images", required=True, metavar="DIR", help="folder of photographs")
     parser.add_argument("--tfrecords", metavar="PATTERN", help="the same images in TFRecord files, to compare")

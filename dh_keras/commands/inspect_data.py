@@ -15,7 +15,12 @@ from dh_keras.run.run_folder import next_free_run
 
 def make_parser() -> CommandParser:
     parser = CommandParser("inspect-data", __doc__)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="YAML file: its anchors and input size")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG.stem,
+        help="file or name, as for train: its anchors and input size",
+    )
     parser.add_argument("--annotations", type=Path, required=True, metavar="A", help="COCO JSON file")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of its images")
     parser.add_argument("--val-annotations", type=Path, metavar="B", help="COCO JSON file of the validation split")

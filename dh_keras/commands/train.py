@@ -17,7 +17,9 @@ DATA_ARGUMENTS = ("train_annotations", "train_images", "val_annotations", "val_i
 def make_parser() -> CommandParser:
     parser = CommandParser("train", __doc__)
     parser.add_argument(
-        "--config", type=Path, help=f"YAML file (default: {DEFAULT_CONFIG.name}, or the run's own with --resume)"
+        "--config",
+        type=Path,
+        help=f"YAML file or name of a ready config (default: {DEFAULT_CONFIG.stem}, or the run's own with --resume)",
     )
     for name in DATA_ARGUMENTS:
         kind = "COCO JSON file" if name.endswith("annotations") else "folder of photographs"

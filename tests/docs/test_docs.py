@@ -78,7 +78,7 @@ def test_commands_parse(command):
     for override in args.overrides:
         assert is_config_path(override.partition("=")[0]), override
     if hasattr(args, "config") and not str(args.config).startswith("runs/"):
-        load_config(args.config and ROOT / args.config, args.overrides)
+        load_config(args.config, args.overrides)
 
 
 @EVERY_PAGE
