@@ -24,9 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from dh_keras.serving.verification import compare_detectors
 
     detector = Detector.load(args.run, args.overrides, precision=args.precision)
-    if detector.serving is None:
-        make_parser().error(f"{args.run} is a SavedModel already; export takes a run folder")
-    export_saved_model(detector.serving, args.output)
+    export_saved_model(detector, args.output)
     print(f"written: {args.output}, signatures serving_default (image_bytes) and serve_image (images)")
     if args.verify:
         print(compare_detectors(detector, Detector.load(args.output), args.verify))

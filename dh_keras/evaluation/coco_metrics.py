@@ -9,7 +9,7 @@ Shape letters: D detections of one image, K classes.
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -17,29 +17,13 @@ from pycocotools.cocoeval import COCOeval
 
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.errors import DataError
+from dh_keras.evaluation.image_detections import ImageDetections
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 # Positions in COCOeval's arrays.
 _IOU_50, _IOU_75 = 0, 5
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
-
-
-@dataclass(frozen=True, eq=False)
-class ImageDetections:
-    """What was detected in one image; empty arrays say that nothing was.
-
-    Args:
-        image_id: id of the image in the annotation file.
-        boxes: float32 [D, 4], (y1, x1, y2, x2) in pixels of the original image.
-        scores: float32 [D], higher is surer, in any order.
-        classes: int32 [D], class index 0..K-1 (not a category id).
-    """
-
-    image_id: int
-    boxes: np.ndarray
-    scores: np.ndarray
-    classes: np.ndarray
 
 
 def evaluate_detections(
@@ -49,7 +33,7 @@ def evaluate_detections(
 
     Args:
         dataset: the ground truth.
-        detections: one entry per image, also where nothing was detected; images without an entry are left out.
+        detections: one entry per image with its id, also where nothing was detected; other images are left out.
         max_detections: best detections per image and class that AP looks at; AR100 always looks at 100.
 
     Returns:
@@ -244,8 +228,16 @@ def check_ground_truth(dataset: CocoDataset) -> None:
     detections = []
     for index, image_id in enumerate(dataset.image_ids):
         boxes, classes = dataset.boxes_of(index), dataset.classes_of(index)
-        detections.append(ImageDetections(int(image_id), boxes, np.ones(len(boxes), np.float32), classes))
-    most = max((len(entry.scores) for entry in detections), default=0)
+        detections.append(
+            ImageDetections(
+                boxes=boxes,
+                scores=np.ones(len(boxes), np.float32),
+                classes=classes,
+                known=dataset.categories,
+                image_id=int(image_id),
+            )
+        )
+    most = max(map(len, detections), default=0)
     clipped = replace(dataset, ground_truth=_clipped(dataset.ground_truth))
     metrics = evaluate_detections(clipped, detections, max_detections=max(100, most))
     ap = metrics["AP"]

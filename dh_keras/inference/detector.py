@@ -1,8 +1,12 @@
-"""The five-line interface: load a run folder or a SavedModel, give it a photograph, get boxes with names."""
+"""The five-line interface: load a run folder or a SavedModel, give it a photograph, get boxes with names.
+
+A `ModelDetector` holds a network, a `SavedModelDetector` what was exported of one; both are used as a `Detector`.
+"""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +16,28 @@ from tqdm import tqdm
 
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
-from dh_keras.data.transforms import decode_image
-from dh_keras.errors import DataError, one_line
-from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_found
-from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
+from dh_keras.errors import DataError
+from dh_keras.evaluation.coco_metrics import evaluate_found
+from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS, HeadCombination
+from dh_keras.evaluation.image_detections import ImageDetections
+from dh_keras.inference.photographs import read_image_file, undecodable
+from dh_keras.inference.served import read_served, split_by_image
 from dh_keras.inference.serving_module import LABELS_FILE, SIGNATURE_FILE, ServingModule
 from dh_keras.modeling.builder import assemble_detector
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
 from dh_keras.run.classes import Category, read_classes
-from dh_keras.run.run_folder import is_run_folder, open_run
+from dh_keras.run.run_folder import RunFolder, is_run_folder, open_run
 from dh_keras.run.weights import load_weights
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """Detections of one image, best first.
+class Detector(ABC):
+    """A loaded detector; make one with `Detector.load`.
 
     Args:
-        boxes: float32 [D, 4], (y1, x1, y2, x2) in pixels of the upright image.
-        scores: float32 [D] in 0..1.
-        category_ids: int32 [D], ids of the dataset the detector was trained on.
-        categories: D names.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    category_ids: np.ndarray
-    categories: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """Number of detections."""
-        return len(self.scores)
-
-    def above(self, score: float) -> "Result":
-        """Only the detections that score more than `score`."""
-        keep = np.flatnonzero(self.scores > score)
-        names = tuple(self.categories[index] for index in keep)
-        return Result(self.boxes[keep], self.scores[keep], self.category_ids[keep], names)
-
-    def as_dicts(self) -> list[dict[str, Any]]:
-        """Ready for JSON: box [y1, x1, y2, x2], score, category_id, category."""
-        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.category_ids.tolist(), self.categories, strict=True)
-        return [{"box": box, "score": score, "category_id": id_, "category": name} for box, score, id_, name in rows]
-
-
-class Detector:
-    """A loaded detector; make one with `Detector.load`.
+        categories: class index k is categories[k].
+        max_detections: D, the most that are found in an image.
+        size_limits: pixels that the short side is resized to, and of the longest long side.
 
     Examples:
         >>> detector = Detector.load("runs/cells")
@@ -65,29 +45,16 @@ class Detector:
         ...     print(detection["category"], detection["score"], detection["box"])
     """
 
-    def __init__(
-        self,
-        serve_bytes: Callable[..., dict[str, tf.Tensor]],
-        serve_images: Callable[..., dict[str, tf.Tensor]],
-        categories: Sequence[Category],
-        max_detections: int,
-        size_limits: tuple[int, int],
-        serving: ServingModule | None = None,
-        loaded: Any = None,
-    ):
-        self._serve_bytes = serve_bytes
-        self._serve_images = serve_images
+    # Names of the `HEAD_COMBINATIONS` that `detect_images_by_head` gives, the detector's own first, if there are any.
+    head_combinations: tuple[str, ...] = ()
+
+    def __init__(self, categories: Sequence[Category], *, max_detections: int, size_limits: tuple[int, int]):
         self.categories = tuple(categories)
         self.max_detections = max_detections
-        self.size_limits = size_limits  # pixels that the short side is resized to, and of the longest long side
-        self.serving = serving
-        if serving is not None:
-            images = tf.TensorSpec([None, None, None, 3], tf.uint8)
-            self._detect_by_head = tf.function(serving.detect_by_head, input_signature=[images], autograph=False)
-        self._loaded = loaded  # a SavedModel's functions need the object they were loaded with
+        self.size_limits = size_limits
 
-    @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = (), *, precision: str = "float32") -> "Detector":
+    @staticmethod
+    def load(path: str | Path, overrides: Sequence[str] = (), *, precision: str = "float32") -> "Detector":
         """Load a run folder (its best weights) or a SavedModel folder.
 
         Args:
@@ -100,72 +67,35 @@ class Detector:
         """
         path = Path(path)
         if is_run_folder(path):
-            return cls._load_run(path, overrides, precision)
+            return ModelDetector.from_run(open_run(path, overrides), precision=precision)
         if (path / "saved_model.pb").is_file():
-            return cls._load_saved_model(path, overrides)
+            if overrides:
+                raise DataError(f"{path}: a SavedModel is fixed and takes no overrides, got {' '.join(overrides)}")
+            return SavedModelDetector(path)
         if not path.exists():
             raise DataError(f"{path}: no such folder; expected a run folder or a SavedModel")
-        versions = (
-            sorted(child.name for child in path.iterdir() if (child / "saved_model.pb").is_file())
-            if path.is_dir()
-            else []
-        )
+        versions = sorted(file.parent.name for file in path.glob("*/saved_model.pb"))
         hint = f"; did you mean {path / versions[-1]}?" if versions else ""
         raise DataError(
             f"{path}: neither a run folder (config.yaml, classes.json) nor a SavedModel (saved_model.pb){hint}"
         )
 
-    @classmethod
-    def _load_run(cls, path: Path, overrides: Sequence[str], precision: str) -> "Detector":
-        run = open_run(path, overrides)
-        model = assemble_detector(run.config.model, num_classes=len(run.categories))
-        load_weights(model, run.weights)
-        return cls.from_model(
-            inference_copy(model, precision=precision),
-            run.categories,
-            min_size=run.config.data.min_size,
-            max_size=run.config.data.max_size,
-        )
-
-    @classmethod
-    def _load_saved_model(cls, path: Path, overrides: Sequence[str]) -> "Detector":
-        if overrides:
-            raise DataError(f"{path}: a SavedModel is fixed and takes no overrides, got {' '.join(overrides)}")
-        try:
-            loaded = tf.saved_model.load(str(path))
-            signatures = loaded.signatures
-            default, image = signatures["serving_default"], signatures["serve_image"]
-            preprocessing = json.loads((path / "assets" / SIGNATURE_FILE).read_text(encoding="utf-8"))["preprocessing"]
-        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-            raise DataError(
-                f"{path}: not a SavedModel that this package exported: {str(error).splitlines()[0]}"
-            ) from error
-        categories = read_classes(path / "assets" / LABELS_FILE)
-        return cls(
-            lambda image_bytes: default(image_bytes=image_bytes),
-            lambda images: image(images=images),
-            categories,
-            max_detections=default.structured_outputs["detection_scores"].shape[1],
-            size_limits=(preprocessing["min_size"], preprocessing["max_size"]),
-            loaded=loaded,
-        )
-
-    @classmethod
-    def from_model(cls, model: Any, categories: Sequence[Category], *, min_size: int, max_size: int) -> "Detector":
+    @staticmethod
+    def from_model(
+        model: DoubleHeadRCNN, categories: Sequence[Category], *, min_size: int, max_size: int
+    ) -> "ModelDetector":
         """Wrap a built `DoubleHeadRCNN`; sizes as in `DataConfig`."""
-        serving = ServingModule(model, categories, min_size=min_size, max_size=max_size)
-        limits = (min_size, max_size)
-        return cls(serving.serve_bytes, serving.serve_images, categories, model.max_detections, limits, serving=serving)
+        return ModelDetector(model, categories, min_size=min_size, max_size=max_size)
 
-    @property
-    def has_all_outputs(self) -> bool:
-        """Whether both heads predict both classes and boxes, and the model's inner outputs are at hand."""
-        if self.serving is None:
-            return False
-        heads = self.serving.detector.variant.heads
-        return len(heads) == 2 and all(spec.classes and spec.boxes for spec in heads)
+    @abstractmethod
+    def _serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """See `ServingModule.serve_bytes`."""
 
-    def __call__(self, image: str | Path | bytes | np.ndarray) -> Result:
+    @abstractmethod
+    def _serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """See `ServingModule.serve_images`."""
+
+    def __call__(self, image: str | Path | bytes | np.ndarray) -> ImageDetections:
         """Detect in one image.
 
         Args:
@@ -178,7 +108,7 @@ class Detector:
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
                 raise ValueError(f"`image` must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
-            return _results(self._serve_images(tf.constant(image[None])))[0]
+            return self.detect_images(image[None])[0]
         data = image if isinstance(image, bytes) else read_image_file(image)
         try:
             return self.detect_files([data])[0]
@@ -186,26 +116,26 @@ class Detector:
             name = "image bytes" if isinstance(image, bytes) else str(image)
             raise DataError(undecodable(name, error)) from error
 
-    def class_indices(self, result: Result) -> np.ndarray:
-        """Index into `categories` of every detection, int32 [D]."""
-        class_of = {category.id: index for index, category in enumerate(self.categories)}
-        return np.array([class_of[id_] for id_ in result.category_ids.tolist()], np.int32)
-
-    def detect_files(self, files: Sequence[bytes]) -> list[Result]:
+    def detect_files(self, files: Sequence[bytes]) -> list[ImageDetections]:
         """Detect in JPEG or PNG files of any sizes as one batch.
 
         Raises:
             tf.errors.InvalidArgumentError: when one of them cannot be decoded.
         """
-        return _results(self._serve_bytes(tf.constant(list(files))))
+        return self._read(self._serve_bytes(tf.constant(list(files))))
 
-    def detect_images(self, images: np.ndarray) -> list[Result]:
+    def detect_images(self, images: np.ndarray) -> list[ImageDetections]:
         """Detect in decoded RGB images uint8 [B, H, W, 3] of one size."""
-        return _results(self._serve_images(tf.constant(images)))
+        return self._read(self._serve_images(tf.constant(images)))
 
-    def detect_images_by_head(self, images: np.ndarray) -> dict[str, list[Result]]:
-        """The same for every combination of the heads; needs `has_all_outputs`."""
-        return {name: _results(raw) for name, raw in self._detect_by_head(tf.constant(images)).items()}
+    def detect_images_by_head(self, images: np.ndarray) -> dict[str, list[ImageDetections]]:
+        """The same for every one of `head_combinations`, by name, from one pass."""
+        return {}
+
+    def _read(self, outputs: dict[str, tf.Tensor]) -> list[ImageDetections]:
+        """Leave TensorFlow, and cut the padding off."""
+        arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
+        return [read_served(one, self.categories) for one in split_by_image(arrays)]
 
     def detect_dataset(
         self,
@@ -221,32 +151,105 @@ class Detector:
         Args:
             dataset: its images are read upright, in the frame of their annotations.
             batch_size: images of equal size that go through the network together.
-            by_head: also return every combination of the heads.
+            by_head: also return the `head_combinations`, if there are any.
             on_images: called with the number of images done, for a progress bar.
             shard: (worker, number of workers): every so many batches, the same batches as one process would make.
 
         Returns:
-            "detections", and with by_head the names of `HEAD_COMBINATIONS`: one entry per image, in dataset order.
+            "detections", and with by_head the `head_combinations`: one entry per image, in dataset order.
         """
         found: dict[str, dict[int, ImageDetections]] = {}
         for indices, images in _equal_size_batches(dataset, batch_size, shard):
-            results = self.detect_images_by_head(images) if by_head else {"detections": self.detect_images(images)}
-            if by_head:
-                variant = self.serving.detector.variant
-                results["detections"] = results[_combination_name(variant.score_from, variant.boxes_from)]
-            for name, of_batch in results.items():
+            results = self.detect_images_by_head(images) if by_head else {}
+            own = results[self.head_combinations[0]] if results else self.detect_images(images)
+            for name, of_batch in {**results, "detections": own}.items():
                 for index, result in zip(indices, of_batch, strict=True):
-                    classes = self.class_indices(result)
-                    image_id = int(dataset.image_ids[index])
-                    entry = ImageDetections(image_id, result.boxes, result.scores, classes)
+                    entry = replace(result, image_id=int(dataset.image_ids[index]))
                     found.setdefault(name, {})[index] = entry
             if on_images:
                 on_images(len(indices))
         return {name: [entries[index] for index in sorted(entries)] for name, entries in found.items()}
 
 
-def _combination_name(score_from: str, boxes_from: str) -> str:
-    return next(name for name, sources in HEAD_COMBINATIONS.items() if sources == (score_from, boxes_from))
+class ModelDetector(Detector):
+    """A network in this process; its detections are those of the SavedModel that `export_saved_model` makes of it.
+
+    Args:
+        model: a built detector.
+        categories, min_size, max_size: see `ServingModule`.
+
+    Attributes:
+        model: the network, such as one in training: its current weights count.
+        module: what is served and exported.
+    """
+
+    def __init__(self, model: DoubleHeadRCNN, categories: Sequence[Category], *, min_size: int, max_size: int):
+        super().__init__(categories, max_detections=model.max_detections, size_limits=(min_size, max_size))
+        self.model = model
+        self.module = ServingModule(model, categories, min_size=min_size, max_size=max_size)
+        images = tf.TensorSpec([None, None, None, 3], tf.uint8)
+        self._serve_by_head = tf.function(self.module.detect_by_head, input_signature=[images], autograph=False)
+
+    @classmethod
+    def from_run(cls, run: RunFolder, *, precision: str = "float32") -> "ModelDetector":
+        """Load an opened run's best weights; see `Detector.load`."""
+        model = assemble_detector(run.config.model, num_classes=len(run.categories))
+        load_weights(model, run.weights)
+        limits = {"min_size": run.config.data.min_size, "max_size": run.config.data.max_size}
+        return cls(inference_copy(model, precision=precision), run.categories, **limits)
+
+    @property
+    def head_combinations(self) -> tuple[str, ...]:
+        """All of `HEAD_COMBINATIONS` where both heads predict both classes and boxes; none elsewhere."""
+        variant = self.model.variant
+        if not (len(variant.heads) == 2 and all(spec.classes and spec.boxes for spec in variant.heads)):
+            return ()
+        own = HeadCombination(variant.score_from, variant.boxes_from).name
+        return (own, *(name for name in HEAD_COMBINATIONS if name != own))
+
+    def _serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self.module.serve_bytes(image_bytes)
+
+    def _serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self.module.serve_images(images)
+
+    def detect_images_by_head(self, images: np.ndarray) -> dict[str, list[ImageDetections]]:
+        """The same for every one of `head_combinations`, by name, from one pass."""
+        if not self.head_combinations:
+            return {}
+        return {name: self._read(raw) for name, raw in self._serve_by_head(tf.constant(images)).items()}
+
+
+class SavedModelDetector(Detector):
+    """What `export_saved_model` wrote.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        DataError: when it is another SavedModel, or damaged.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            self._loaded = tf.saved_model.load(str(path))  # its functions need it
+            self._default = self._loaded.signatures["serving_default"]
+            self._image = self._loaded.signatures["serve_image"]
+            rows = self._default.structured_outputs["detection_scores"].shape[1]
+            description = json.loads((path / "assets" / SIGNATURE_FILE).read_text(encoding="utf-8"))
+            limits = (description["preprocessing"]["min_size"], description["preprocessing"]["max_size"])
+        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+            raise DataError(
+                f"{path}: not a SavedModel that this package exported: {str(error).splitlines()[0]}"
+            ) from error
+        super().__init__(read_classes(path / "assets" / LABELS_FILE), max_detections=rows, size_limits=limits)
+        self.path = path
+
+    def _serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._default(image_bytes=image_bytes)
+
+    def _serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._image(images=images)
 
 
 def _equal_size_batches(
@@ -267,55 +270,10 @@ def _equal_size_batches(
         yield batch, np.stack([next(images)[1] for _ in batch])
 
 
-def _results(raw: dict[str, tf.Tensor]) -> list[Result]:
-    """Cut the padding off and leave TensorFlow."""
-    arrays = {name: tensor.numpy() for name, tensor in raw.items()}
-    results = []
-    for row, count in enumerate(arrays["num_detections"].tolist()):
-        names = tuple(name.decode() for name in arrays["detection_class_names"][row, :count].tolist())
-        boxes, scores = arrays["detection_boxes"][row, :count], arrays["detection_scores"][row, :count]
-        results.append(Result(boxes, scores, arrays["detection_classes"][row, :count], names))
-    return results
-
-
-def read_image_file(path: str | Path) -> bytes:
-    """Read a file's bytes.
-
-    Raises:
-        DataError: naming the file, when it cannot be read or is empty.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if not data:
-        raise DataError(f"{path}: the file is empty; expected a JPEG or PNG image")
-    return data
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Decode a file to upright RGB pixels uint8 [H, W, 3].
-
-    Raises:
-        DataError: naming the file, when it cannot be read or decoded.
-    """
-    try:
-        return decode_image(tf.constant(read_image_file(path))).numpy()
-    except tf.errors.InvalidArgumentError as error:
-        raise DataError(undecodable(str(path), error)) from error
-
-
-def undecodable(name: str, error: tf.errors.OpError) -> str:
-    """One line for an image that TensorFlow could not decode."""
-    return f"{name}: not a readable JPEG or PNG image, it may be cut off: {one_line(error.message)}"
-
-
 def detect_with_bar(detector: Detector, dataset: CocoDataset, *, batch_size: int) -> dict[str, list[ImageDetections]]:
     """Detect in a dataset with every combination of the heads there is, see `Detector.detect_dataset`."""
     with tqdm(total=len(dataset), unit="image", desc="evaluating") as bar:
-        return detector.detect_dataset(
-            dataset, batch_size=batch_size, by_head=detector.has_all_outputs, on_images=bar.update
-        )
+        return detector.detect_dataset(dataset, batch_size=batch_size, by_head=True, on_images=bar.update)
 
 
 def evaluate_detector(

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dh_keras.evaluation.image_detections import ImageDetections
+
 MIN_LONG_SIDE = 640  # smaller pictures are enlarged by the least whole factor that reaches this
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 # Far apart in hue or lightness, in the order in which classes take them.
-_PALETTE: tuple[Colour, ...] = (
+_PALETTE: tuple[Color, ...] = (
     (230, 50, 60),
     (40, 170, 75),
     (50, 105, 235),
@@ -30,10 +32,10 @@ _PALETTE: tuple[Colour, ...] = (
     (20, 110, 105),
     (125, 20, 40),
 )
-_NEUTRAL: Colour = (40, 40, 40)
+_NEUTRAL: Color = (40, 40, 40)
 
 
-def class_colors(count: int) -> list[Colour]:
+def class_colors(count: int) -> list[Color]:
     """Give each class its own colour: a fixed palette first, then hues in golden-ratio steps.
 
     Args:
@@ -42,13 +44,13 @@ def class_colors(count: int) -> list[Colour]:
     Returns:
         RGB tuples in 0..255; a class keeps its colour when classes are added behind it.
     """
-    colours = list(_PALETTE[:count])
-    for index in range(len(colours), count):
+    colors = list(_PALETTE[:count])
+    for index in range(len(colors), count):
         hue = (index * 0.618034) % 1.0
         value, saturation = (0.95, 0.65, 0.8)[index % 3], (0.6, 0.9)[index % 2]
         red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return colours
+        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return colors
 
 
 def draw_boxes(
@@ -56,7 +58,7 @@ def draw_boxes(
     boxes: np.ndarray,
     labels: Sequence[str],
     *,
-    colors: Sequence[Colour] | None = None,
+    colors: Sequence[Color] | None = None,
     note: str | None = None,
 ) -> np.ndarray:
     """Draw boxes with a label each.
@@ -89,23 +91,13 @@ def draw_boxes(
     return np.asarray(picture)
 
 
-def draw_detections(
-    image: np.ndarray,
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    classes: np.ndarray,
-    class_names: Sequence[str],
-    score_threshold: float = 0.5,
-) -> np.ndarray:
+def draw_detections(image: np.ndarray, detections: ImageDetections, *, score_threshold: float = 0.5) -> np.ndarray:
     """Draw the detections above a score, the best on top; when there is none, say so and name the best.
 
     Args:
         image: uint8 [H, W, 3], RGB.
-        boxes: float [D, 4], (y1, x1, y2, x2) in pixels of `image`.
-        scores: float [D].
-        classes: int [D], index into `class_names`.
-        class_names: K names.
-        score_threshold: detections must score more than this.
+        detections: in pixels of `image`.
+        score_threshold: those that score more than this are drawn.
 
     Returns:
         See `draw_boxes`.
@@ -113,22 +105,22 @@ def draw_detections(
     Raises:
         ValueError: see `draw_boxes`.
     """
-    boxes, scores, classes = np.asarray(boxes).reshape(-1, 4), np.asarray(scores), np.asarray(classes)
+    boxes, scores, classes = detections.boxes, detections.scores, detections.classes
     if not len(boxes) == len(scores) == len(classes):
         got = f"{len(boxes)} boxes, {len(scores)} scores, {len(classes)} classes"
         raise ValueError(f"detections: expected as many boxes as scores and classes, got {got}")
     order = [index for index in np.argsort(scores, kind="stable") if scores[index] > score_threshold]
-    palette = class_colors(len(class_names))
+    names, palette = [category.name for category in detections.known], class_colors(len(detections.known))
     note = None
     if not order:
         note = f"no detection above {score_threshold:.2f}"
         if len(scores):
             best = int(np.argmax(scores))
-            note += f" (best: {class_names[classes[best]]} {scores[best]:.2f})"
+            note += f" (best: {names[classes[best]]} {scores[best]:.2f})"
     return draw_boxes(
         image,
         boxes[order],
-        [f"{class_names[classes[index]]} {scores[index]:.2f}" for index in order],
+        [f"{names[classes[index]]} {scores[index]:.2f}" for index in order],
         colors=[palette[classes[index]] for index in order],
         note=note,
     )
@@ -172,23 +164,23 @@ class _Sheet:
         self.line = max(2, round(max(picture.size) / 400))
         self.taken: list[tuple[float, float, float, float]] = []
 
-    def draw(self, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[Colour], note: str | None) -> None:
+    def draw(self, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[Color], note: str | None) -> None:
         """Draw all outlines, then all labels, so that no outline crosses a text."""
         frame = np.array([self.height, self.width, self.height, self.width])
         boxes = np.clip(boxes, 0, frame).tolist()
-        for (y1, x1, y2, x2), colour in zip(boxes, colors, strict=True):
+        for (y1, x1, y2, x2), color in zip(boxes, colors, strict=True):
             # A box ends where its last pixel ends; Pillow names that pixel.
             corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
-            self.pen.rectangle(corners, outline=tuple(colour), width=self.line)
+            self.pen.rectangle(corners, outline=tuple(color), width=self.line)
         if note:
             self._write(note, _NEUTRAL, [(0, 0)])
         # The topmost box picks the place of its label first.
-        for (y1, x1, y2, x2), label, colour in reversed(list(zip(boxes, labels, colors, strict=True))):
+        for (y1, x1, y2, x2), label, color in reversed(list(zip(boxes, labels, colors, strict=True))):
             if label:
                 strip = _text_height(self.font) + 4
-                self._write(label, colour, [(x1, y1 - strip), (x1, y2), (x1, y1), (x2, y1), (x1, y2 - strip)])
+                self._write(label, color, [(x1, y1 - strip), (x1, y2), (x1, y1), (x2, y1), (x1, y2 - strip)])
 
-    def _write(self, text: str, colour: Colour, places: list[tuple[float, float]]) -> None:
+    def _write(self, text: str, color: Color, places: list[tuple[float, float]]) -> None:
         """Write on a strip at the first (x, y) that is free, or at the first one; never beyond the border."""
         text = _shorten(text, self.font, self.width - 6)
         width, height = self.font.getlength(text) + 6, _text_height(self.font) + 4
@@ -199,8 +191,8 @@ class _Sheet:
         strip = next((one for one in strips if not any(_overlap(one, other) for other in self.taken)), strips[0])
         self.taken.append(strip)
         x1, y1, x2, y2 = strip
-        self.pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=tuple(colour))
-        brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+        self.pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=tuple(color))
+        brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
         ink = "black" if brightness > 140 else "white"
         self.pen.text((x1 + 3, (y1 + y2) / 2), text, fill=ink, font=self.font, anchor="lm")
 

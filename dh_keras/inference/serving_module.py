@@ -47,11 +47,6 @@ class ServingModule(tf.Module):
         """The detector that is served."""
         return self._get_detector()
 
-    @property
-    def categories(self) -> tuple[Category, ...]:
-        """Class index k is categories[k]."""
-        return tuple(Category(*row) for row in zip(self._category_ids, self._category_names, strict=True))
-
     def describe(self) -> dict:
         """What a client must know, ready for JSON."""
         detector = self.detector

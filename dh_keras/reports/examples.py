@@ -10,17 +10,17 @@ from PIL import Image, ImageDraw, ImageFont
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
 from dh_keras.files import make_folder, replaced_file
-from dh_keras.inference.drawing import Colour, draw_boxes, side_by_side
+from dh_keras.inference.drawing import Color, draw_boxes, side_by_side
 from dh_keras.reports.matches import ImageMatches
 
 COUNT = 6
 MAX_SIDE = 1000  # pixels of a picture's long side; larger photographs are shrunk
 
 # Told apart by people who see red and green alike.
-FOUND: Colour = (0, 158, 115)
-CONFUSED: Colour = (204, 121, 167)
-MISSED: Colour = (240, 228, 66)
-FALSE: Colour = (213, 94, 0)
+FOUND: Color = (0, 158, 115)
+CONFUSED: Color = (204, 121, 167)
+MISSED: Color = (240, 228, 66)
+FALSE: Color = (213, 94, 0)
 LEGEND = ((FOUND, "found, class right"), (CONFUSED, "found, class wrong"), (MISSED, "missed"), (FALSE, "false"))
 
 

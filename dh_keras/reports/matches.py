@@ -10,7 +10,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from dh_keras.data.dataset import CocoDataset, boxes_from_xywh
-from dh_keras.evaluation.coco_metrics import ImageDetections, run_cocoeval
+from dh_keras.evaluation.coco_metrics import boxes_to_xywh, run_cocoeval
+from dh_keras.evaluation.image_detections import ImageDetections
 
 MATCH_IOU = 0.5
 
@@ -165,8 +166,7 @@ def _overlaps(boxes: np.ndarray, gt_boxes: np.ndarray, crowd: np.ndarray) -> np.
     """float64 [D, G]: IoU, and with a crowd the share of the detection that it covers."""
     if not len(boxes) or not len(gt_boxes):
         return np.zeros((len(boxes), len(gt_boxes)))
-    xywh = [np.stack([b[:, 1], b[:, 0], b[:, 3] - b[:, 1], b[:, 2] - b[:, 0]], axis=1) for b in (boxes, gt_boxes)]
-    return coco_mask.iou(*xywh, crowd.astype(np.uint8))
+    return coco_mask.iou(boxes_to_xywh(boxes), boxes_to_xywh(gt_boxes), crowd.astype(np.uint8))
 
 
 def _take_free_boxes(overlap: np.ndarray, found: np.ndarray) -> None:

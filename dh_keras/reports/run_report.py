@@ -6,9 +6,10 @@ from typing import Any
 
 from dh_keras.config.schema import Config
 from dh_keras.data.dataset import CocoDataset
-from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_found, format_table
+from dh_keras.evaluation.coco_metrics import evaluate_found, format_table
+from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.files import require_writable, write_text
-from dh_keras.inference.detector import Detector, detect_with_bar
+from dh_keras.inference.detector import ModelDetector, detect_with_bar
 from dh_keras.modeling.losses import loss_weights
 from dh_keras.reports.confusion import confusion_counts, draw_confusion
 from dh_keras.reports.curves import Row, draw_curves, read_metrics
@@ -58,7 +59,7 @@ def analyze_run(
     history = read_metrics(metrics_file) if metrics_file.is_file() else []
     val = load_validation(run, annotations, images)
     print(f"run: {run.path}, {weights.name}\nvalidation data: {val.summary()}")
-    detector = Detector.load(run.path, overrides)
+    detector = ModelDetector.from_run(run)
     found = detect_with_bar(detector, val, batch_size=run.config.data.batch_size)
     detections = found["detections"]
     metrics = evaluate_found(val, found, max_detections=detector.max_detections)
@@ -70,7 +71,7 @@ def analyze_run(
     facts = CardFacts(
         run=run,
         overrides=overrides,
-        parameters=detector.serving.detector.count_params(),
+        parameters=detector.model.count_params(),
         val=val,
         own_data=bool(history) and annotations is None,
         val_facts=describe_split(val),

@@ -1,7 +1,7 @@
 """Send photographs to a running TensorFlow Serving by REST or gRPC; the model stays on the server.
 
 Images are encoded files, which go to the signature `serving_default`, or decoded pixels, which go to `serve_image`.
-Letters: B batch, D detections, H W C.
+Letters: B batch, H W C.
 """
 
 import base64
@@ -18,10 +18,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from dh_keras.errors import DataError, ServerError, UserError, one_line, pip_install
+from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.files import new_file, require_absent, write_json
-from dh_keras.inference.detector import Result, read_image, read_image_file
+from dh_keras.inference.photographs import read_image, read_image_file
 from dh_keras.inference.prediction.folder import RESULT_FILES
 from dh_keras.inference.prediction.image_files import describe_image
+from dh_keras.inference.served import read_served, split_by_image
 
 # The server takes messages up to this size; a gRPC client takes 4 MB unless it is told otherwise.
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -31,7 +33,7 @@ _NO_DETECTIONS = "the answer holds no detections; is it a model that dh-keras ex
 
 # JPEG or PNG files of any sizes, or RGB pixels uint8 [B, H, W, 3].
 Images = Sequence[bytes] | np.ndarray
-Client = Callable[[Images], list[Result]]
+Client = Callable[[Images], list[ImageDetections]]
 
 
 class RestClient:
@@ -59,7 +61,7 @@ class RestClient:
         self.timeout = timeout
         self.columns = columns
 
-    def __call__(self, images: Images) -> list[Result]:
+    def __call__(self, images: Images) -> list[ImageDetections]:
         """Detect in one batch.
 
         Raises:
@@ -109,7 +111,7 @@ class GrpcClient:
         self._predict = service.PredictionServiceStub(self._channel).Predict
         self.server, self.model, self.version, self.timeout = server, model, version, timeout
 
-    def __call__(self, images: Images) -> list[Result]:
+    def __call__(self, images: Images) -> list[ImageDetections]:
         """Detect in one batch; raises what `RestClient` does."""
         grpc, _, _ = _serving_api()
         name = f"{self.server}, model {self.model}"
@@ -152,15 +154,15 @@ def rest_request(images: Images, *, columns: bool = False) -> dict[str, Any]:
     return {"signature_name": signature, "instances": [{name: value} for value in values]}
 
 
-def parse_rest_response(reply: Any) -> list[Result]:
+def parse_rest_response(reply: Any) -> list[ImageDetections]:
     """Read the body of a REST answer in row format ("predictions") or column format ("outputs").
 
     Raises:
         ValueError: when it does not hold detections.
     """
     try:
-        rows = reply["predictions"] if "predictions" in reply else _rows(reply["outputs"])
-        return [_result(row) for row in rows]
+        rows = reply["predictions"] if "predictions" in reply else split_by_image(reply["outputs"])
+        return [read_served(row) for row in rows]
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{_NO_DETECTIONS} ({_text(error)})") from error
 
@@ -178,7 +180,7 @@ def grpc_request(images: Images, model: str, *, version: int | None = None) -> A
     return request
 
 
-def parse_grpc_response(response: Any) -> list[Result]:
+def parse_grpc_response(response: Any) -> list[ImageDetections]:
     """Read a `PredictResponse`.
 
     Raises:
@@ -186,7 +188,7 @@ def parse_grpc_response(response: Any) -> list[Result]:
     """
     try:
         columns = {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
-        return [_result(row) for row in _rows(columns)]
+        return [read_served(row) for row in split_by_image(columns)]
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{_NO_DETECTIONS} ({_text(error)})") from error
 
@@ -259,24 +261,6 @@ def _signature(images: Images) -> tuple[str, str]:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
         raise ValueError(f"`images` must be files or uint8 [B, H, W, 3], got {images.dtype} {list(images.shape)}")
     return "serve_image", "images"
-
-
-def _rows(columns: dict[str, Any]) -> list[dict[str, Any]]:
-    """Outputs by image, from outputs by name."""
-    count = len(columns["num_detections"])
-    return [{name: column[row] for name, column in columns.items()} for row in range(count)]
-
-
-def _result(row: dict[str, Any]) -> Result:
-    """The outputs of one image without their padding."""
-    count = int(row["num_detections"])
-    names = row["detection_class_names"][:count]
-    return Result(
-        np.asarray(row["detection_boxes"], np.float32).reshape(-1, 4)[:count],
-        np.asarray(row["detection_scores"], np.float32)[:count],
-        np.asarray(row["detection_classes"], np.int32)[:count],
-        tuple(name.decode(errors="replace") if isinstance(name, bytes) else name for name in names),
-    )
 
 
 def _rest_error(url: str, error: urllib.error.HTTPError) -> UserError:

@@ -13,8 +13,10 @@ import numpy as np
 
 from dh_keras.errors import DataError, UserError, pip_install
 from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
-from dh_keras.inference.detector import Detector, Result, read_image
+from dh_keras.evaluation.image_detections import ImageDetections
+from dh_keras.inference.detector import Detector
 from dh_keras.inference.drawing import class_colors, draw_detections
+from dh_keras.inference.photographs import read_image
 
 # The page is reachable from this machine only.
 HOST = "127.0.0.1"
@@ -26,8 +28,8 @@ _INVITATION = "Drop a photograph on the left."
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
-    """What was found in one photograph.
+class DetectedPhotograph:
+    """A photograph and what was found in it.
 
     Args:
         pixels: uint8 [H, W, 3], RGB, upright.
@@ -36,7 +38,7 @@ class Finding:
     """
 
     pixels: np.ndarray
-    results: dict[str, Result]
+    results: dict[str, ImageDetections]
     seconds: float
 
 
@@ -45,21 +47,15 @@ def head_names(detector: Detector) -> dict[str, str]:
 
     A model in which each head predicts both classes and boxes has four; others, and a SavedModel, have their own only.
     """
-    if not detector.has_all_outputs:
-        return {_OWN: _OWN}
-    variant = detector.serving.detector.variant
-    own = (variant.score_from, variant.boxes_from)
-    names = sorted(HEAD_COMBINATIONS, key=lambda name: HEAD_COMBINATIONS[name] != own)
-    return {_label(name, own): name for name in names}
+    labels = {}
+    for name in detector.head_combinations:
+        score_from, boxes_from = HEAD_COMBINATIONS[name]
+        note = "" if labels else f" ({_OWN})"
+        labels[f"score: {_HEADS[score_from]}, box: {_HEADS[boxes_from]}{note}"] = name
+    return labels or {_OWN: _OWN}
 
 
-def _label(name: str, own: tuple[str, str]) -> str:
-    score_from, boxes_from = HEAD_COMBINATIONS[name]
-    note = f" ({_OWN})" if HEAD_COMBINATIONS[name] == own else ""
-    return f"score: {_HEADS[score_from]}, box: {_HEADS[boxes_from]}{note}"
-
-
-def find_objects(detector: Detector, image: str | Path | np.ndarray) -> Finding:
+def find_objects(detector: Detector, image: str | Path | np.ndarray) -> DetectedPhotograph:
     """Detect with every combination of the heads in one pass.
 
     Args:
@@ -71,38 +67,31 @@ def find_objects(detector: Detector, image: str | Path | np.ndarray) -> Finding:
     """
     start = time.perf_counter()
     pixels = image if isinstance(image, np.ndarray) else read_image(image)
-    if detector.has_all_outputs:
-        results = {name: found[0] for name, found in detector.detect_images_by_head(pixels[None]).items()}
-    else:
-        results = {_OWN: detector(pixels)}
-    return Finding(pixels, results, time.perf_counter() - start)
+    by_head = {name: found[0] for name, found in detector.detect_images_by_head(pixels[None]).items()}
+    results = by_head or {_OWN: detector(pixels)}
+    return DetectedPhotograph(pixels, results, time.perf_counter() - start)
 
 
-def show_finding(
-    detector: Detector, finding: Finding, head: str, score: float
-) -> tuple[np.ndarray, str, list[list[Any]]]:
+def show_detections(photograph: DetectedPhotograph, head: str, score: float) -> tuple[np.ndarray, str, list[list[Any]]]:
     """Picture, sentence and table of what scores more than `score`.
 
     Args:
-        detector: that made the finding.
-        finding: see `find_objects`.
-        head: a name in `finding.results`.
+        photograph: see `find_objects`.
+        head: a name in `photograph.results`.
         score: 0..1.
 
     Returns:
         uint8 [H, W, 3], RGB; Markdown; and a row for each detection, with `TABLE_COLUMNS`, the best first.
     """
-    result = finding.results[head]
+    result = photograph.results[head]
     found = result.above(score)
-    names = [category.name for category in detector.categories]
-    picture = draw_detections(
-        finding.pixels, result.boxes, result.scores, detector.class_indices(result), names, score_threshold=score
-    )
-    counts = ", ".join(f"{found.categories.count(name)} {name}" for name in names if name in found.categories)
-    height, width = finding.pixels.shape[:2]
+    picture = draw_detections(photograph.pixels, result, score_threshold=score)
+    names = found.categories
+    counts = ", ".join(f"{names.count(one.name)} {one.name}" for one in result.known if one.name in names)
+    height, width = photograph.pixels.shape[:2]
     size = f"{width} x {height} pixels"
-    sentence = f"**{counts or 'nothing'}** above {score:.2f} · {size} · found in {finding.seconds:.2f} s"
-    rows = zip(found.categories, found.scores.tolist(), found.boxes.tolist(), strict=True)
+    sentence = f"**{counts or 'nothing'}** above {score:.2f} · {size} · found in {photograph.seconds:.2f} s"
+    rows = zip(names, found.scores.tolist(), found.boxes.tolist(), strict=True)
     return picture, sentence, [[name, round(value, 3), *(round(side, 1) for side in box)] for name, value, box in rows]
 
 
@@ -122,7 +111,7 @@ def build_page(detector: Detector, *, title: str, score: float) -> Any:
     # What was uploaded and drawn is removed an hour later.
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(f"## {title}")
-        finding = gr.State()
+        photograph = gr.State()
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 image, head, slider = _inputs(gr, list(heads), score)
@@ -130,17 +119,17 @@ def build_page(detector: Detector, *, title: str, score: float) -> Any:
             with gr.Column(scale=5, min_width=420):
                 outputs = _outputs(gr)
 
-        def detect(path: str | None) -> Finding | None:
+        def detect(path: str | None) -> DetectedPhotograph | None:
             try:
                 return find_objects(detector, path) if path else None
             except DataError as error:
                 raise gr.Error(str(error).replace(str(path), Path(path).name)) from error
 
-        def show(found: Finding | None, label: str, threshold: float) -> tuple[Any, str, Any]:
-            return (None, _INVITATION, []) if found is None else show_finding(detector, found, heads[label], threshold)
+        def show(found: DetectedPhotograph | None, label: str, threshold: float) -> tuple[Any, str, Any]:
+            return (None, _INVITATION, []) if found is None else show_detections(found, heads[label], threshold)
 
-        shown = [finding, head, slider]
-        image.change(detect, image, finding).success(show, shown, outputs)
+        shown = [photograph, head, slider]
+        image.change(detect, image, photograph).success(show, shown, outputs)
         for control in (head, slider):
             control.change(show, shown, outputs, trigger_mode="always_last", show_progress="hidden")
     return page
@@ -170,11 +159,11 @@ def _outputs(gr: Any) -> list[Any]:
 
 def _class_list(detector: Detector) -> str:
     """Names of the classes in their colours, as HTML."""
-    colours = class_colors(len(detector.categories))
+    colors = class_colors(len(detector.categories))
     spot = '<span style="background: rgb{}; border-radius: 3px; padding: 0 .55em; margin-right: .4em"></span>{}'
     entries = [
-        f'<span style="display: inline-block; margin: 0 1em .3em 0">{spot.format(colour, escape(category.name))}</span>'
-        for category, colour in zip(detector.categories, colours, strict=True)
+        f'<span style="display: inline-block; margin: 0 1em .3em 0">{spot.format(color, escape(category.name))}</span>'
+        for category, color in zip(detector.categories, colors, strict=True)
     ]
     return f"<div><b>{len(entries)} classes</b><br>{''.join(entries)}</div>"
 

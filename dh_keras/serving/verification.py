@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from dh_keras.errors import DataError
-from dh_keras.inference.detector import Detector, Result
+from dh_keras.evaluation.image_detections import ImageDetections
+from dh_keras.inference.detector import Detector
 
 SCORE_TOLERANCE = 1e-3
 BOX_TOLERANCE = 0.1
@@ -41,7 +42,7 @@ def compare_detectors(detector: Detector, exported: Detector, paths: Sequence[Pa
     return f"verified: {total} detections in {len(paths)} image(s), {differences}"
 
 
-def match_detections(ours: Result, theirs: Result) -> list[tuple[int, int]]:
+def match_detections(ours: ImageDetections, theirs: ImageDetections) -> list[tuple[int, int]]:
     """Pairs of equal detections, whatever the order of equal scores.
 
     Args:

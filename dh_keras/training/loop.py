@@ -12,7 +12,7 @@ import tensorflow as tf
 from dh_keras.config.schema import Config
 from dh_keras.errors import TrainingError, WriteError
 from dh_keras.files import CHOOSE_OR_RESUME, new_folder, require_new_folder, require_writable
-from dh_keras.inference.detector import Detector
+from dh_keras.inference.detector import Detector, ModelDetector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.hub_backbone import resolve_backbone
 from dh_keras.pretrained.build import build_detector
@@ -121,7 +121,7 @@ class Job(NamedTuple):
     run: RunFolder
     data: TrainingData
     model: DoubleHeadRCNN
-    detector: Detector
+    detector: ModelDetector
     distribution: tf.distribute.Strategy
     progress: Progress
     workers: Workers

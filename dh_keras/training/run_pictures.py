@@ -23,9 +23,7 @@ def write_pictures(detector: Detector, dataset: CocoDataset, folder: Path, *, co
     titles = (f"detections above {PICTURE_SCORE}", "ground truth")
     with filled_folder(folder) as partial:
         for index, image in image_dataset(dataset, chosen).as_numpy_iterator():
-            result = detector(image)
-            classes = detector.class_indices(result)
-            drawn = draw_detections(image, result.boxes, result.scores, classes, names, PICTURE_SCORE)
+            drawn = draw_detections(image, detector(image), score_threshold=PICTURE_SCORE)
             truth = dataset.classes_of(index)
             expected = draw_boxes(
                 image, dataset.boxes_of(index), [names[c] for c in truth], colors=[colors[c] for c in truth]

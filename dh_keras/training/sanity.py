@@ -1,8 +1,10 @@
 """One evaluation of a few images before training, so that what fails there does not fail hours later."""
 
+from dataclasses import replace
+
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
-from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_detections
+from dh_keras.evaluation.coco_metrics import evaluate_detections
 from dh_keras.inference.detector import Detector
 
 
@@ -18,11 +20,8 @@ def check_evaluation(detector: Detector, dataset: CocoDataset, *, count: int, ma
     Returns:
         The metrics, which are worth nothing before training.
     """
-    found = []
-    for index, image in image_dataset(dataset, range(min(count, len(dataset)))).as_numpy_iterator():
-        result = detector(image)
-        classes = detector.class_indices(result)
-        found.append(ImageDetections(int(dataset.image_ids[index]), result.boxes, result.scores, classes))
+    images = image_dataset(dataset, range(min(count, len(dataset)))).as_numpy_iterator()
+    found = [replace(detector(image), image_id=int(dataset.image_ids[index])) for index, image in images]
     metrics = evaluate_detections(dataset, found, max_detections=max_detections)
-    print(f"evaluation works: {len(found)} validation images, {sum(len(f.scores) for f in found)} detections")
+    print(f"evaluation works: {len(found)} validation images, {sum(map(len, found))} detections")
     return metrics

@@ -15,12 +15,12 @@ from dh_keras.data.formats.coco import load_coco
 from dh_keras.errors import DataError
 from dh_keras.evaluation.coco_metrics import (
     METRIC_NAMES,
-    ImageDetections,
     check_ground_truth,
     coco_results,
     evaluate_detections,
     format_table,
 )
+from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.run.classes import Category
 
 CATEGORIES = {2: "cell", 5: "plate", 11: "tube"}
@@ -52,7 +52,12 @@ def detected(image_id, *rows):
     """Build detections of one image from (box yxyx, score, class index) rows."""
     boxes = np.array([row[0] for row in rows], np.float32).reshape(-1, 4)
     scores, classes = np.array([row[1] for row in rows], np.float32), np.array([row[2] for row in rows], np.int32)
-    return ImageDetections(image_id, boxes, scores, classes)
+    return entry(image_id, boxes, scores, classes)
+
+
+def entry(image_id, boxes, scores, classes):
+    known = tuple(Category(number, name) for number, name in CATEGORIES.items())
+    return ImageDetections(boxes=boxes, scores=scores, classes=classes, known=known, image_id=image_id)
 
 
 def noisy_dataset_and_detections(tmp_path):
@@ -76,9 +81,7 @@ def noisy_dataset_and_detections(tmp_path):
         classes = np.where(wrong, rng.integers(0, 3, len(classes)), classes)
         everything = np.concatenate([found, false]).astype(np.float32)
         scores = rng.uniform(0.05, 1, len(everything)).astype(np.float32)
-        detections.append(
-            ImageDetections(int(image_id), everything, scores, np.concatenate([classes, rng.integers(0, 3, 4)]))
-        )
+        detections.append(entry(int(image_id), everything, scores, np.concatenate([classes, rng.integers(0, 3, 4)])))
     return dataset, detections
 
 
@@ -230,7 +233,7 @@ def test_annotation_ids_and_missing_keys_do_not_change_the_result_and_nothing_is
         ([detected(10, ([0, 0, 5, 9], 0.5, 3))], "classes from 0 to 2, got .* class 3"),
         ([detected(10, ([0, 0, 5, 9], 0.5, -1))], "classes from 0 to 2, got .* class -1"),
         (
-            [ImageDetections(10, np.zeros((2, 4)), np.zeros(1), np.zeros(2, int))],
+            [entry(10, np.zeros((2, 4)), np.zeros(1), np.zeros(2, int))],
             r"expected boxes \[D, 4\].*got \[2, 4\], \[1\], \[2\]",
         ),
     ],

@@ -12,7 +12,8 @@ from PIL import Image
 
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.errors import DataError
-from dh_keras.inference.detector import Detector, Result, evaluate_detector
+from dh_keras.inference.detector import Detector, evaluate_detector
+from dh_keras.inference.served import read_served, split_by_image
 from dh_keras.run.run_folder import open_run
 from dh_keras.serving.export import export_saved_model
 from dh_keras.serving.verification import compare_detectors, match_detections
@@ -25,7 +26,7 @@ def detector(tiny_run):
 
 @pytest.fixture(scope="module")
 def saved_model(detector, tmp_path_factory):
-    return export_saved_model(detector.serving, tmp_path_factory.mktemp("models") / "tiny" / "1")
+    return export_saved_model(detector, tmp_path_factory.mktemp("models") / "tiny" / "1")
 
 
 @pytest.fixture(scope="module")
@@ -151,26 +152,13 @@ print(json.dumps({name: (value.numpy().astype(str) if value.dtype == tf.string e
         "detection_class_names",
         "num_detections",
     }
-    ours = detector.serving.serve_bytes([path.read_bytes() for path in photographs])
-    ours = {name: value.numpy() for name, value in ours.items()}
-    for row in range(len(photographs)):
-        expected = Result(
-            ours["detection_boxes"][row],
-            ours["detection_scores"][row],
-            ours["detection_classes"][row],
-            tuple(name.decode() for name in ours["detection_class_names"][row]),
-        )
-        assert served["num_detections"][row] == ours["num_detections"][row] == 10
-        names = dict(zip(expected.category_ids.tolist(), expected.categories, strict=True))
-        answer = Result(
-            np.array(served["detection_boxes"][row]),
-            np.array(served["detection_scores"][row]),
-            np.array(served["detection_classes"][row]),
-            tuple(served["detection_class_names"][row]),
-        )
-        assert all(
-            names.get(id_, name) == name for id_, name in zip(answer.category_ids, answer.categories, strict=True)
-        )
+    ours = detector.module.serve_bytes([path.read_bytes() for path in photographs])
+    ours = split_by_image({name: value.numpy() for name, value in ours.items()})
+    names = {category.id: category.name for category in detector.categories}
+    for one, other in zip(ours, split_by_image(served), strict=True):
+        assert other["num_detections"] == one["num_detections"] == 10
+        assert other["detection_class_names"] == [names[id_] for id_ in other["detection_classes"]]
+        answer, expected = read_served(other, detector.categories), read_served(one, detector.categories)
         assert_same(answer, expected)
 
 
@@ -187,7 +175,7 @@ def test_a_saved_model_is_a_detector_like_its_run_folder(saved_model, detector, 
 
 def test_padding_rows_of_a_served_batch_are_zero_and_empty(tiny_run, photographs):
     strict = Detector.load(tiny_run, ["model.score_threshold=0.999"])
-    out = strict.serving.serve_bytes([path.read_bytes() for path in photographs])
+    out = strict.module.serve_bytes([path.read_bytes() for path in photographs])
     assert out["num_detections"].numpy().tolist() == [0, 0]
     assert out["detection_boxes"].shape == (2, 10, 4)
     for name in ("detection_boxes", "detection_scores", "detection_classes"):
@@ -209,10 +197,12 @@ def test_the_assets_describe_the_model(saved_model, detector):
 def test_an_export_is_never_overwritten_and_wants_a_number(saved_model, detector, tmp_path):
     before = {path: path.read_bytes() for path in saved_model.rglob("*") if path.is_file()}
     with pytest.raises(DataError, match="exists already and is not overwritten; choose the next version number"):
-        export_saved_model(detector.serving, saved_model)
+        export_saved_model(detector, saved_model)
     assert {path: path.read_bytes() for path in saved_model.rglob("*") if path.is_file()} == before
     with pytest.raises(DataError, match=r"wants a numbered folder; use .*model/1"):
-        export_saved_model(detector.serving, tmp_path / "model")
+        export_saved_model(detector, tmp_path / "model")
+    with pytest.raises(DataError, match=r"tiny/1: is a SavedModel already; export takes a run folder"):
+        export_saved_model(Detector.load(saved_model), tmp_path / "model" / "1")
 
 
 def test_an_export_that_fails_leaves_nothing(detector, tmp_path, monkeypatch):
@@ -222,7 +212,7 @@ def test_an_export_that_fails_leaves_nothing(detector, tmp_path, monkeypatch):
 
     monkeypatch.setattr("dh_keras.serving.export.tf.saved_model.save", fail)
     with pytest.raises(OSError, match="disk full"):
-        export_saved_model(detector.serving, tmp_path / "m" / "1")
+        export_saved_model(detector, tmp_path / "m" / "1")
     assert list((tmp_path / "m").iterdir()) == []
 
 
@@ -232,14 +222,14 @@ import os, signal
 from dh_keras.serving import export
 from dh_keras.inference.detector import Detector
 export.write_warmup_requests = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
-export.export_saved_model(Detector.load({str(tiny_run)!r}).serving, {str(tmp_path / "m" / "1")!r})
+export.export_saved_model(Detector.load({str(tiny_run)!r}), {str(tmp_path / "m" / "1")!r})
 """
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -9
     (partial,) = (tmp_path / "m").iterdir()
     assert (partial / "saved_model.pb").is_file()
     assert partial.name.startswith(".partial-1-")  # a server takes folders whose names are numbers
-    export_saved_model(detector.serving, tmp_path / "m" / "1")
+    export_saved_model(detector, tmp_path / "m" / "1")
     assert len(Detector.load(tmp_path / "m" / "1").categories) == 3
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["1"]
 

@@ -3,14 +3,22 @@
 import numpy as np
 import pytest
 
+from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.inference import drawing as visualize
 from dh_keras.inference.drawing import class_colors, draw_boxes, draw_detections, side_by_side
+from dh_keras.run.classes import Category
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 def grey(height, width):
     return np.full((height, width, 3), 128, np.uint8)
+
+
+def found(boxes, scores, classes, names):
+    """Detections with these class indices among classes of these names."""
+    known = tuple(Category(10 + index, name) for index, name in enumerate(names))
+    return ImageDetections(boxes=boxes, scores=np.array(scores), classes=np.array(classes, int), known=known)
 
 
 def where(picture, colour):
@@ -109,9 +117,8 @@ def test_pictures_of_extreme_shape_are_drawn(size):
 def test_only_detections_above_the_threshold_are_drawn_in_the_colour_of_their_class():
     boxes = np.array([[100, 50, 180, 300], [250, 50, 330, 300], [350, 400, 430, 600]], np.float32)
     colours = class_colors(3)
-    picture = draw_detections(
-        grey(480, 640), boxes, np.array([0.9, 0.5, 0.51]), np.array([2, 0, 1]), ("cell", "plate", "tube"), 0.5
-    )
+    detections = found(boxes, [0.9, 0.5, 0.51], [2, 0, 1], ("cell", "plate", "tube"))
+    picture = draw_detections(grey(480, 640), detections, score_threshold=0.5)
     assert extent(picture, colours[2])[1:] == (50, 180, 300)
     assert extent(picture, colours[1])[1:] == (400, 430, 600)
     assert len(where(picture, colours[0])[0]) == 0
@@ -119,7 +126,7 @@ def test_only_detections_above_the_threshold_are_drawn_in_the_colour_of_their_cl
 
 def test_the_best_detection_lies_on_top():
     boxes = np.array([[100, 50, 180, 300]] * 2, np.float32)
-    picture = draw_detections(grey(480, 640), boxes, np.array([0.9, 0.6]), np.array([0, 1]), ("cell", "plate"))
+    picture = draw_detections(grey(480, 640), found(boxes, [0.9, 0.6], [0, 1], ("cell", "plate")))
     assert tuple(picture[140, 50]) == class_colors(2)[0]
 
 
@@ -135,15 +142,13 @@ def test_a_note_says_what_was_best_when_nothing_passes(monkeypatch, scores, note
     seen = {}
     monkeypatch.setattr(visualize, "draw_boxes", lambda image, boxes, labels, **rest: seen.update(rest, labels=labels))
     count = len(scores)
-    draw_detections(
-        grey(48, 64), np.ones((count, 4)), np.array(scores), np.array([0, 1, 0][:count], int), ("cell", "tube")
-    )
+    draw_detections(grey(48, 64), found(np.ones((count, 4)), scores, [0, 1, 0][:count], ("cell", "tube")))
     assert seen["note"] == note
     assert seen["labels"] == (["tube 0.60"] if note is None else [])
 
 
 def test_the_note_is_written_at_the_top():
-    picture = draw_detections(grey(480, 640), np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), ("cell",))
+    picture = draw_detections(grey(480, 640), found(np.zeros((0, 4)), [], [], ("cell",)))
     rows, _ = np.nonzero((picture != 128).any(-1))
     assert rows.min() == 0
     assert 12 <= rows.max() <= 30
@@ -188,4 +193,4 @@ def test_boxes_labels_and_scores_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match="expected finite numbers"):
         draw_boxes(grey(48, 64), np.array([[0, 0, np.nan, 5]]), ["a"])
     with pytest.raises(ValueError, match="got 1 boxes, 2 scores, 1 classes"):
-        draw_detections(grey(48, 64), np.zeros((1, 4)), np.zeros(2), np.zeros(1, int), ("cell",))
+        draw_detections(grey(48, 64), found(np.zeros((1, 4)), [0, 0], [0], ("cell",)))

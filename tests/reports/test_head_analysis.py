@@ -13,7 +13,7 @@ from dh_keras.commands.analyze_heads import main
 from dh_keras.config.load import load_config
 from dh_keras.data.formats.coco import load_coco, read_categories
 from dh_keras.errors import DataError, WriteError
-from dh_keras.inference.detector import read_image
+from dh_keras.inference.photographs import read_image
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.reports.heads import analysis as head_analysis
 from dh_keras.reports.heads.analysis import analyze_heads, summarize_heads

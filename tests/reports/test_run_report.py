@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def analyzed(tiny_run, own_boxes, tiny_shapes, tmp_path_factory):
     run = tmp_path_factory.mktemp("analyzed") / "my | run"
     shutil.copytree(tiny_run, run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_report.Detector, "load", lambda *arguments: detector)  # it is traced already
+        patch.setattr(run_report.ModelDetector, "from_run", lambda *arguments: detector)  # it is traced already
         metrics = analyze_run(run, annotations=annotations, images=tiny_shapes.val_images, score=0.1)
     return run, metrics
 
@@ -122,7 +123,7 @@ def test_the_card_states_data_results_versions_commands_and_limits(analyzed, own
 def test_running_again_replaces_its_own_pictures_only(analyzed, own_boxes, tiny_shapes, monkeypatch):
     run, _ = analyzed
     detector, annotations = own_boxes
-    monkeypatch.setattr(run_report.Detector, "load", lambda *arguments: detector)
+    monkeypatch.setattr(run_report.ModelDetector, "from_run", lambda *arguments: detector)
     monkeypatch.setattr(type(detector), "detect_dataset", lambda *a, **k: pytest.fail("detected before it was read"))
     note = run / "worst" / "note.txt"
     note.write_text("mine")
@@ -130,9 +131,8 @@ def test_running_again_replaces_its_own_pictures_only(analyzed, own_boxes, tiny_
     found = {"detections": []}
     monkeypatch.setattr(run_report, "detect_with_bar", lambda *arguments, **options: found)
     dataset = load_coco(annotations, tiny_shapes.val_images, categories=detector.categories)
-    empty = run_report.ImageDetections
-    zeros = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
-    found["detections"] = [empty(int(image_id), *zeros) for image_id in dataset.image_ids]
+    nothing = detector(np.zeros((96, 96, 3), np.uint8)).above(1.0)
+    found["detections"] = [replace(nothing, image_id=int(image_id)) for image_id in dataset.image_ids]
     assert analyze_run(run, annotations=annotations, images=tiny_shapes.val_images)["AP"] == 0
     assert note.read_text() == "mine"
     assert not (run / "worst" / "6.png").exists()

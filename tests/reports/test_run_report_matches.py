@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from dh_keras.data.formats.coco import load_coco
-from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_detections
+from dh_keras.evaluation.coco_metrics import evaluate_detections
+from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.inference.drawing import side_by_side
 from dh_keras.reports.confusion import confusion_counts, draw_confusion, normalise_rows
 from dh_keras.reports.examples import CONFUSED, FALSE, FOUND, MISSED, draw_comparison, rank_images, write_ranked
 from dh_keras.reports.matches import ClassMatches, ImageMatches, match_classes, match_images
 from dh_keras.reports.pr_curves import class_rows, draw_pr_curves, precision_recall
+from dh_keras.run.classes import Category
 
 # Class indices 0, 1, 2 have the ids 2, 5, 11.
 CATEGORIES = {2: "cell", 5: "plate", 11: "tube"}
@@ -37,7 +39,9 @@ def make_dataset(tmp_path, rows, images):
 def detected(image_id, *rows):
     """Build detections of one image from (box yxyx, score, class index) rows."""
     boxes = np.array([row[0] for row in rows], np.float32).reshape(-1, 4)
-    return ImageDetections(image_id, boxes, np.array([r[1] for r in rows]), np.array([r[2] for r in rows], np.int64))
+    scores, classes = np.array([row[1] for row in rows]), np.array([row[2] for row in rows], np.int64)
+    known = tuple(Category(number, name) for number, name in CATEGORIES.items())
+    return ImageDetections(boxes=boxes, scores=scores, classes=classes, known=known, image_id=image_id)
 
 
 @pytest.fixture

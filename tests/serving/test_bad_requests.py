@@ -17,7 +17,7 @@ from dh_keras.serving.export import export_saved_model
 @pytest.fixture(scope="module")
 def serve(tiny_run, tmp_path_factory):
     detector = Detector.load(tiny_run)
-    path = export_saved_model(detector.serving, tmp_path_factory.mktemp("models") / "1")
+    path = export_saved_model(detector, tmp_path_factory.mktemp("models") / "1")
     loaded = tf.saved_model.load(str(path))
     return lambda *files: loaded.signatures["serving_default"](image_bytes=tf.constant(list(files), tf.string))
 

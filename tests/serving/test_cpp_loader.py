@@ -73,7 +73,7 @@ def detector(tiny_run, inputs):
 
 @pytest.fixture(scope="module")
 def saved_model(detector, tmp_path_factory):
-    return export_saved_model(detector.serving, tmp_path_factory.mktemp("models") / "tiny" / "1")
+    return export_saved_model(detector, tmp_path_factory.mktemp("models") / "tiny" / "1")
 
 
 @pytest.fixture(scope="module")
@@ -128,24 +128,24 @@ def test_two_jpegs_of_different_sizes_go_through_in_one_batch(answers, detector,
     assert len(answer["num_detections"]) == 2
     assert min(answer["num_detections"]) > 0
     paths = (inputs.jpeg, inputs.other_jpeg)
-    assert_served(answer, detector.serving.serve_bytes([path.read_bytes() for path in paths]))
+    assert_served(answer, detector.module.serve_bytes([path.read_bytes() for path in paths]))
 
 
 def test_a_png_goes_through_the_same_signature(answers, detector, inputs):
     assert answers["png"]["num_detections"][0] > 0
-    assert_served(answers["png"], detector.serving.serve_bytes([inputs.png.read_bytes()]))
+    assert_served(answers["png"], detector.module.serve_bytes([inputs.png.read_bytes()]))
 
 
 def test_decoded_pixels_go_through_serve_image(answers, detector, inputs):
     assert min(answers["pixels"]["num_detections"]) > 0
-    assert_served(answers["pixels"], detector.serving.serve_images(inputs.pixels))
+    assert_served(answers["pixels"], detector.module.serve_images(inputs.pixels))
 
 
 def test_garbage_is_refused_with_a_message_and_the_next_request_is_answered(answers, detector, inputs):
     assert list(answers["garbage"]) == ["error"]
     assert answers["garbage"]["error"].startswith("INVALID_ARGUMENT: ")
     assert "expected JPEG or PNG files; of other kinds or empty: number [1]" in answers["garbage"]["error"]
-    assert_served(answers["after garbage"], detector.serving.serve_bytes([inputs.jpeg.read_bytes()]))
+    assert_served(answers["after garbage"], detector.module.serve_bytes([inputs.jpeg.read_bytes()]))
 
 
 def test_the_load_time_is_reported(answers):

@@ -14,11 +14,11 @@ from PIL import Image
 
 from dh_keras.config.load import load_config
 from dh_keras.errors import DataError, UserError
-from dh_keras.inference.detector import Detector
+from dh_keras.inference.detector import Detector, ModelDetector
 from dh_keras.inference.drawing import draw_detections
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.run.classes import Category
-from dh_keras.serving.demo import build_page, find_objects, head_names, run_demo, serve_page, show_finding
+from dh_keras.serving.demo import build_page, find_objects, head_names, run_demo, serve_page, show_detections
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -60,7 +60,7 @@ def browser_page(stack, requests):
     reason="needs chromium, playwright and gradio",
 )
 def test_a_browser_uploads_a_photograph_and_changes_head_and_score(ext_detector, photograph, tmp_path):
-    finding = find_objects(ext_detector, photograph)
+    found = find_objects(ext_detector, photograph)
     assert list(head_names(ext_detector).values()) == ["fused/conv", "fc/fc", "conv/conv", "fc/conv"]
     requests = []
     with contextlib.ExitStack() as stack:
@@ -75,7 +75,7 @@ def test_a_browser_uploads_a_photograph_and_changes_head_and_score(ext_detector,
 
         def expect_shown(head, score):
             """Wait for the sentence of a head and score, then compare the table and the picture."""
-            drawn, text, rows = show_finding(ext_detector, finding, head, score)
+            drawn, text, rows = show_detections(found, head, score)
             page.wait_for_function(
                 "text => document.querySelector('#sentence').innerText.includes(text)", arg=plain(text), timeout=60000
             )
@@ -112,34 +112,31 @@ def set_score(page, value):
 
 
 def test_every_combination_is_what_the_detector_finds(ext_detector, photograph):
-    finding = find_objects(ext_detector, photograph)
+    found = find_objects(ext_detector, photograph)
     pixels = np.asarray(Image.open(photograph).convert("RGB"))
     own = ext_detector(pixels)
-    np.testing.assert_allclose(finding.results["fused/conv"].scores, own.scores, atol=1e-5)
-    assert not np.allclose(finding.results["fc/fc"].boxes, finding.results["conv/conv"].boxes)
+    np.testing.assert_allclose(found.results["fused/conv"].scores, own.scores, atol=1e-5)
+    assert not np.allclose(found.results["fc/fc"].boxes, found.results["conv/conv"].boxes)
     threshold = float(own.scores[3])
-    picture, sentence, rows = show_finding(ext_detector, finding, "fused/conv", threshold)
+    picture, sentence, rows = show_detections(found, "fused/conv", threshold)
     assert [row[0] for row in rows] == list(own.categories[: len(rows)])
     np.testing.assert_allclose([row[1] for row in rows], own.scores[: len(rows)], atol=6e-4)
     np.testing.assert_allclose([row[2:] for row in rows], own.boxes[: len(rows)], atol=0.06)
     assert len(rows) <= 3
-    names = [category.name for category in ext_detector.categories]
-    classes = ext_detector.class_indices(finding.results["fused/conv"])
-    found = finding.results["fused/conv"]
-    expected = draw_detections(pixels, found.boxes, found.scores, classes, names, score_threshold=threshold)
+    expected = draw_detections(pixels, found.results["fused/conv"], score_threshold=threshold)
     np.testing.assert_array_equal(picture, expected)
     height, width = pixels.shape[:2]
     assert re.search(rf"above {threshold:.2f} · {width} x {height} pixels · found in \d+\.\d\d s$", sentence)
-    picture, sentence, rows = show_finding(ext_detector, finding, "fc/conv", 1.0)
+    picture, sentence, rows = show_detections(found, "fc/conv", 1.0)
     assert rows == []
     assert sentence.startswith("**nothing** above 1.00")
 
 
 def test_a_model_with_one_combination_offers_that_one(ext_detector, photograph, tmp_path, monkeypatch):
-    monkeypatch.setattr(Detector, "has_all_outputs", False)
+    monkeypatch.setattr(ModelDetector, "head_combinations", ())
     [(label, name)] = head_names(ext_detector).items()
-    finding = find_objects(ext_detector, photograph)
-    assert list(finding.results) == [name]
+    found = find_objects(ext_detector, photograph)
+    assert list(found.results) == [name]
     assert label == "the model's own"
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"bad\.jpg: not a readable JPEG or PNG image"):

@@ -148,8 +148,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def saved_model(tiny_run, tmp_path_factory):
-    serving = Detector.load(tiny_run).serving
-    return export_saved_model(serving, tmp_path_factory.mktemp("models") / "tiny" / "1")
+    return export_saved_model(Detector.load(tiny_run), tmp_path_factory.mktemp("models") / "tiny" / "1")
 
 
 @pytest.fixture(scope="module")

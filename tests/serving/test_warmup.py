@@ -14,8 +14,7 @@ from dh_keras.serving.warmup import WarmupRequest, _varint, warmup_requests, wri
 
 @pytest.fixture(scope="module")
 def saved_model(tiny_run, tmp_path_factory):
-    serving = Detector.load(tiny_run).serving
-    return export_saved_model(serving, tmp_path_factory.mktemp("models") / "cells" / "1")
+    return export_saved_model(Detector.load(tiny_run), tmp_path_factory.mktemp("models") / "cells" / "1")
 
 
 def read_logs(file):

@@ -203,7 +203,7 @@ def train(pipe, run, overrides, resume, moment=None, step=0):
     def evaluated(detector, *args, **options):
         metrics = evaluate(detector, *args, **options)
         # Every evaluation is the best so far, so that there are best weights to write each time.
-        return {**metrics, "AP": metrics["AP"] + int(detector.serving.detector.optimizer.iterations)}
+        return {**metrics, "AP": metrics["AP"] + int(detector.model.optimizer.iterations)}
 
     callbacks.StepCounter.on_train_batch_end = counted
     os.replace = replaced

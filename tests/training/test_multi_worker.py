@@ -3,6 +3,7 @@
 import re
 import signal
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from test_workers import play
 
 from dh_keras.config.load import load_config
 from dh_keras.errors import Interrupted
-from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_detections
+from dh_keras.evaluation.coco_metrics import evaluate_detections
+from dh_keras.evaluation.image_detections import ImageDetections
+from dh_keras.run.classes import Category
 from dh_keras.training.loop import load_training_data, train
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.workers.facts import data_facts, program_facts
@@ -72,7 +75,7 @@ class FakeDetector:
 
     def __init__(self, dataset, entries):
         self.entries = entries
-        self.serving = types.SimpleNamespace(detector=types.SimpleNamespace(non_trainable_weights=[]))
+        self.model = types.SimpleNamespace(non_trainable_weights=[])
 
     def detect_dataset(self, dataset, *, batch_size, on_images, shard):
         mine = self.entries[shard[0] :: shard[1]]
@@ -88,21 +91,36 @@ def moved_truth(dataset):
     for index, image_id in enumerate(dataset.image_ids):
         boxes = dataset.boxes_of(index) + random.uniform(-6, 6, dataset.boxes_of(index).shape).astype(np.float32)
         classes = random.permutation(dataset.classes_of(index))
-        entries.append(ImageDetections(int(image_id), np.sort(boxes.reshape(-1, 2, 2), 1).reshape(-1, 4),
-                                       random.random(len(boxes)).astype(np.float32), classes))  # fmt: skip
+        entries.append(
+            ImageDetections(
+                boxes=np.sort(boxes.reshape(-1, 2, 2), 1).reshape(-1, 4),
+                scores=random.random(len(boxes)).astype(np.float32),
+                classes=classes,
+                known=dataset.categories,
+                image_id=int(image_id),
+            )
+        )
     return entries
 
 
 def test_detections_survive_the_journey():
-    empty = ImageDetections(7, np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
-    one = ImageDetections(2**40, np.ones((1, 4), np.float32), np.ones(1, np.float32), np.array([3], np.int32))
-    back = unpack_detections(pack_detections([empty, one]))
+    known = (Category(2, "cell"), Category(5, "plate"))
+    one = ImageDetections(
+        boxes=np.ones((1, 4), np.float32),
+        scores=np.ones(1, np.float32),
+        classes=np.array([1], np.int32),
+        known=known,
+        image_id=2**40,
+    )
+    empty = replace(one.above(2.0), image_id=7)
+    back = unpack_detections(pack_detections([empty, one]), known)
     assert [entry.image_id for entry in back] == [7, 2**40]
+    assert back[1].categories == ("plate",)
     for ours, theirs in zip(back, [empty, one], strict=True):
         for name in ("boxes", "scores", "classes"):
             assert getattr(ours, name).dtype == getattr(theirs, name).dtype
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
-    assert unpack_detections(pack_detections([])) == []
+    assert unpack_detections(pack_detections([]), known) == []
 
 
 @pytest.mark.parametrize("count", [2, 3])

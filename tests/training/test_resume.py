@@ -183,7 +183,8 @@ def test_the_first_evaluation_changes_nothing_and_finds_a_broken_evaluator(tiny_
     assert "evaluation works: 2 validation images" in capsys.readouterr().out
     assert all(np.array_equal(a, b) for a, b in zip(model.variables, before, strict=True))
     np.testing.assert_array_equal(tf.random.get_global_generator().state.numpy(), seed)
-    detector.categories = detector.categories[:1]
-    monkeypatch.setattr(detector, "class_indices", lambda result: np.full(len(result.scores), 99, np.int32))
+    found = detector(np.zeros((96, 96, 3), np.uint8))
+    wrong = dataclasses.replace(found, classes=np.full(len(found), 99, np.int32))
+    monkeypatch.setattr(detector, "_read", lambda outputs: [wrong])
     with pytest.raises(ValueError, match="classes from 0 to 2"):
         check_evaluation(detector, val, count=2, max_detections=10)

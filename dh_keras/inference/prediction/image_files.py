@@ -15,9 +15,11 @@ from dh_keras.data.canvases import resized_sizes
 from dh_keras.data.images import read_exif_orientation
 from dh_keras.data.transforms import IMAGE_MAGIC, decode_image
 from dh_keras.errors import DataError
+from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.files import replaced_file
-from dh_keras.inference.detector import Detector, Result, read_image_file, undecodable
+from dh_keras.inference.detector import Detector
 from dh_keras.inference.drawing import draw_detections
+from dh_keras.inference.photographs import read_image_file, undecodable
 from dh_keras.inference.prediction.sources import Item
 from dh_keras.modeling.constants import SIZE_DIVISOR
 
@@ -63,7 +65,7 @@ def _upright_size(data: bytes) -> tuple[int, int]:
 
 def detect_images(
     detector: Detector, images: Sequence[ImageFile], batch_size: int
-) -> Iterator[tuple[ImageFile, Result | str]]:
+) -> Iterator[tuple[ImageFile, ImageDetections | str]]:
     """Detect in images of one canvas together, so that no image's padding depends on the others.
 
     Args:
@@ -89,7 +91,7 @@ def _canvas(size: tuple[int, int], min_size: int, max_size: int) -> tuple[int, i
     return height, width
 
 
-def _detect_batch(detector: Detector, batch: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, Result | str]]:
+def _detect_batch(detector: Detector, batch: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, ImageDetections | str]]:
     """Detect; where the batch holds a file that cannot be decoded, one by one."""
     try:
         yield from zip(batch, detector.detect_files([image.data for image in batch]), strict=True)
@@ -101,20 +103,14 @@ def _detect_batch(detector: Detector, batch: Sequence[ImageFile]) -> Iterator[tu
             yield from _detect_batch(detector, [image])
 
 
-def describe_image(path: Path, size: tuple[int, int], result: Result) -> dict[str, Any]:
+def describe_image(path: Path, size: tuple[int, int], result: ImageDetections) -> dict[str, Any]:
     """One entry of `predictions.json`, from the file's path, its upright (height, width) and what was found."""
     height, width = size
     return {"file": str(path), "width": width, "height": height, "detections": result.as_dicts()}
 
 
-def draw_result(detector: Detector, pixels: np.ndarray, result: Result, score: float) -> np.ndarray:
-    """Draw what scores more than `score`; see `draw_detections`."""
-    names = [category.name for category in detector.categories]
-    return draw_detections(pixels, result.boxes, result.scores, detector.class_indices(result), names, score)
-
-
-def save_picture(detector: Detector, image: ImageFile, result: Result, score: float, output: Path) -> None:
+def save_picture(image: ImageFile, result: ImageDetections, score: float, output: Path) -> None:
     """Write the drawn picture of an image as PNG."""
     pixels = decode_image(tf.constant(image.data)).numpy()
     with replaced_file(output / f"{image.item.picture}.png") as partial:
-        Image.fromarray(draw_result(detector, pixels, result, score)).save(partial)
+        Image.fromarray(draw_detections(pixels, result, score_threshold=score)).save(partial)

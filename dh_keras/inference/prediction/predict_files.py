@@ -7,7 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dh_keras.inference.detector import Detector, Result
+from dh_keras.evaluation.image_detections import ImageDetections
+from dh_keras.inference.detector import Detector
 from dh_keras.inference.prediction.folder import PredictionFolder, PredictionSettings
 from dh_keras.inference.prediction.image_files import (
     ImageFile,
@@ -141,7 +142,7 @@ class _Work:
                 continue
             rows[file.item.index] = self._image_row(file, result)
             if self.settings.pictures:
-                arguments = (self.detector, file, result, self.settings.score, self.folder.path)
+                arguments = (file, result, self.settings.score, self.folder.path)
                 pictures.append(self.threads.submit(save_picture, *arguments))
         return [rows[item.index] for item in items], pictures
 
@@ -149,7 +150,7 @@ class _Work:
         self.bar.update()
         return {"index": item.index, "file": str(item.path), "error": error}
 
-    def _image_row(self, file: ImageFile, result: Result) -> dict[str, Any]:
+    def _image_row(self, file: ImageFile, result: ImageDetections) -> dict[str, Any]:
         self.bar.update()
         found = result.above(self.settings.score)
         if self.tells:
@@ -167,7 +168,7 @@ class _Work:
             tqdm.write(f"{item.path}: {summary}")
 
 
-def _sentence(path: Path, result: Result, score: float) -> str:
+def _sentence(path: Path, result: ImageDetections, score: float) -> str:
     """What was found, or how close the best came."""
     found = result.above(score)
     if len(found):

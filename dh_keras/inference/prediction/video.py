@@ -14,7 +14,8 @@ from tqdm import tqdm
 from dh_keras.errors import DataError, WriteError
 from dh_keras.files import replaced_file
 from dh_keras.inference.detector import Detector
-from dh_keras.inference.prediction.image_files import describe_image, draw_result
+from dh_keras.inference.drawing import draw_detections
+from dh_keras.inference.prediction.image_files import describe_image
 
 DEFAULT_RATE = 25.0
 # The count of frames in a file's header is an estimate; a video that ends earlier than this is cut off.
@@ -148,6 +149,6 @@ def _detect_frames(
     results = detector.detect_images(np.stack([pixels for _, _, pixels in batch]))
     for (frame, time, pixels), result in zip(batch, results, strict=True):
         if writer is not None:
-            writer.write(draw_result(detector, pixels, result, score))
+            writer.write(draw_detections(pixels, result, score_threshold=score))
         row = describe_image(path, pixels.shape[:2], result.above(score))
         yield {"file": row.pop("file"), "frame": frame, "time": time, **row}

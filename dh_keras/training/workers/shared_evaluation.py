@@ -13,14 +13,17 @@ import numpy as np
 from dh_keras.config.schema import Config
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.errors import Interrupted
-from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_detections
-from dh_keras.inference.detector import Detector
+from dh_keras.evaluation.coco_metrics import evaluate_detections
+from dh_keras.evaluation.image_detections import ImageDetections
+from dh_keras.inference.detector import ModelDetector
+from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.run.classes import Category
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.workers.workers import Workers
 
 
 def evaluate_together(
-    detector: Detector, dataset: CocoDataset, config: Config, *, workers: Workers, stop: StopRequest | None = None
+    detector: ModelDetector, dataset: CocoDataset, config: Config, *, workers: Workers, stop: StopRequest | None = None
 ) -> dict | None:
     """COCO metrics of the current weights on the chief, None elsewhere; every worker must call this.
 
@@ -36,7 +39,7 @@ def evaluate_together(
         Interrupted: on every worker, when a signal came to any.
     """
     if workers.count > 1:
-        _take_statistics_of_chief(detector, workers)
+        _take_statistics_of_chief(detector.model, workers)
     found: dict[str, list[ImageDetections]] = {}
     # Who is asked to stop leaves its images, and tells the others below.
     with contextlib.suppress(Interrupted):
@@ -52,13 +55,13 @@ def evaluate_together(
     shares = workers.gather(pack_detections(found.get("detections", [])))
     if not workers.is_chief:
         return None
-    by_id = {entry.image_id: entry for share in shares for entry in unpack_detections(share)}
+    by_id = {entry.image_id: entry for share in shares for entry in unpack_detections(share, dataset.categories)}
     detections = [by_id[image_id] for image_id in dataset.image_ids.tolist()]
     return evaluate_detections(dataset, detections, max_detections=config.model.max_detections)
 
 
-def _take_statistics_of_chief(detector: Detector, workers: Workers) -> None:
-    variables = detector.serving.detector.non_trainable_weights
+def _take_statistics_of_chief(model: DoubleHeadRCNN, workers: Workers) -> None:
+    variables = model.non_trainable_weights
     moving = {v.path: v for v in variables if v.path.endswith(("moving_mean", "moving_variance"))}
     received = workers.broadcast_bytes(
         _pack({path: keras.ops.convert_to_numpy(variable) for path, variable in moving.items()})
@@ -70,7 +73,7 @@ def _take_statistics_of_chief(detector: Detector, workers: Workers) -> None:
 
 def pack_detections(entries: Sequence[ImageDetections]) -> bytes:
     """Detections as the bytes of a NumPy archive."""
-    counts = np.array([len(entry.scores) for entry in entries], np.int64)
+    counts = np.array([len(entry) for entry in entries], np.int64)
     return _pack(
         {
             "image_ids": np.array([entry.image_id for entry in entries], np.int64),
@@ -82,13 +85,15 @@ def pack_detections(entries: Sequence[ImageDetections]) -> bytes:
     )
 
 
-def unpack_detections(data: bytes) -> list[ImageDetections]:
-    """What `pack_detections` packed."""
+def unpack_detections(data: bytes, known: tuple[Category, ...]) -> list[ImageDetections]:
+    """What `pack_detections` packed; `known` are the classes, which are not part of it."""
     arrays = _unpack(data)
     ends = np.cumsum(arrays["counts"])
     parts = [slice(end - count, end) for end, count in zip(ends, arrays["counts"], strict=True)]
     return [
-        ImageDetections(image_id, *(arrays[name][part] for name in ("boxes", "scores", "classes")))
+        ImageDetections(
+            **{name: arrays[name][part] for name in ("boxes", "scores", "classes")}, known=known, image_id=image_id
+        )
         for image_id, part in zip(arrays["image_ids"].tolist(), parts, strict=True)
     ]
 

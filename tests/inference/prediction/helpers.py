@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from dh_keras.data.transforms import decode_image
-from dh_keras.inference.detector import Detector, Result
+from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.run.classes import Category
 
 
@@ -17,7 +17,6 @@ class FakeDetector:
 
     categories = (Category(1, "circle"), Category(4, "square"))
     size_limits = (96, 128)
-    class_indices = Detector.class_indices
 
     def detect_files(self, files):
         for data in files:
@@ -30,8 +29,7 @@ class FakeDetector:
         corners = np.sort(random.uniform(0, 90, (count, 2, 2)), axis=1).reshape(-1, 4).astype(np.float32)
         scores = np.sort(random.random(count, np.float32))[::-1]
         classes = random.integers(0, 2, count)
-        ids = np.array([self.categories[index].id for index in classes], np.int32)
-        return Result(corners, scores, ids, tuple(self.categories[index].name for index in classes))
+        return ImageDetections(boxes=corners, scores=scores, classes=classes, known=self.categories)
 
 
 def write_video(path, frames, rate=10):

@@ -11,7 +11,8 @@ from pycocotools.cocoeval import COCOeval
 
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.errors import DataError
-from dh_keras.evaluation.coco_metrics import ImageDetections, evaluate_detections
+from dh_keras.evaluation.coco_metrics import evaluate_detections
+from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.inference.prediction.folder import PredictionSettings
 from dh_keras.inference.prediction.result_files import CocoIds, write_results
 from dh_keras.run.classes import Category
@@ -128,7 +129,8 @@ def test_pycocotools_gives_the_average_precision_that_evaluation_gives(tiny_shap
         columns = (boxes.tolist(), scores.tolist(), ids, names)
         rows.append({"file": path, "detections": [detection(*values) for values in zip(*columns, strict=True)]})
         classes = np.array([dataset.class_names.index(name) for name in names])
-        entries.append(ImageDetections(image_id, boxes, scores, classes))
+        found = {"boxes": boxes, "scores": scores, "classes": classes, "known": dataset.categories}
+        entries.append(ImageDetections(**found, image_id=image_id))
     categories = [{"id": 50 + index, "name": name} for index, name in enumerate(dataset.class_names)]
     options = {**settings("coco", str(tiny_shapes.val_annotations)), "categories": categories}
     write_results(iter(rows), tmp_path, options)

@@ -61,10 +61,7 @@ def test_every_image_has_its_row_and_a_bad_file_does_not_lose_the_rest(detector,
     assert files == {f"{n}.png" for n in range(7)} | {"predictions.json", "errors.csv", "settings.json"}
     first = detector(images[0])
     pixels = np.asarray(Image.open(images[0]))
-    classes = detector.class_indices(first)
-    drawn = draw_detections(
-        pixels, first.boxes, first.scores, classes, [one.name for one in detector.categories], score_threshold=0.0
-    )
+    drawn = draw_detections(pixels, first, score_threshold=0.0)
     assert (np.abs(np.asarray(Image.open(tmp_path / "0.png")).astype(int) - drawn) > 40).mean() < 0.01
     assert "0.jpg: " in capsys.readouterr().out
 
