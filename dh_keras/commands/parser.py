@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dh_keras import require_tensorflow_backend
+from dh_keras.commands.quick_start import start_quickly
 from dh_keras.errors import Interrupted, UserError
 
 OVERRIDE = re.compile(r"[a-z][\w.]*=")
@@ -84,6 +85,7 @@ def run_command(
     args = parser.parse(argv)
     # TensorFlow reports the lack of a GPU as an error; on a machine without one that is no news.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidiactl").exists() else "3")
+    start_quickly()
     try:
         require_tensorflow_backend()
     except ImportError as error:

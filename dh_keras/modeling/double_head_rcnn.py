@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from dh_keras.config.schema import RoIConfig, RPNConfig
-from dh_keras.modeling.constants import SIZE_DIVISOR
+from dh_keras.modeling.constants import PYRAMID_LEVELS, ROI_OUTPUT_SIZE
 from dh_keras.modeling.detections import Detections, class_probs, select_detections, surviving_rois
 from dh_keras.modeling.proposals import Proposals, generate_proposals, pyramid_anchors
 from dh_keras.modeling.training_step import TrainingStep
@@ -94,9 +94,17 @@ class DoubleHeadRCNN(TrainingStep):
         return detector
 
     def create_variables(self) -> None:
-        """Build every layer by detecting in a blank image."""
-        side = 2 * SIZE_DIVISOR
-        self({"images": tf.zeros([1, side, side, 3], tf.uint8), "image_sizes": tf.constant([[side, side]])})
+        """Build every layer from the shapes of its inputs; nothing is computed."""
+        self.build()
+
+    def build(self, input_shape: None = None) -> None:
+        """Create the weights, which do not depend on the size of the images."""
+        images = (None, None, None, 3)
+        self.backbone.build(images)
+        self.fpn.build(self.backbone.compute_output_shape(images))
+        self.rpn_head.build({level: (None, None, None, self.fpn.channels) for level in PYRAMID_LEVELS})
+        for head in self.heads.values():
+            head.build((None, ROI_OUTPUT_SIZE, ROI_OUTPUT_SIZE, self.fpn.channels))
 
     def extract_features(self, batch: dict[str, tf.Tensor], *, training: bool) -> dict[str, tf.Tensor]:
         """P2..P6 of a batch, float [B, H, W, C] each."""

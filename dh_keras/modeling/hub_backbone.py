@@ -58,6 +58,10 @@ class HubBackbone(keras.layers.Layer):
         for layer in keras.Model(self.network.input, frozen).layers if frozen else []:
             layer.trainable = False
 
+    def compute_output_shape(self, input_shape: tuple) -> dict[str, tuple]:
+        """Shapes of C2..C5 with their channels; height and width are left open."""
+        return {name: (input_shape[0], None, None, output.shape[-1]) for name, output in self.network.output.items()}
+
     def call(self, images: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
         """Compute the pyramid's inputs.
 

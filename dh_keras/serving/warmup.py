@@ -1,7 +1,7 @@
 """Warm-up requests of a SavedModel: TensorFlow Serving runs them before it answers anybody.
 
-The first run of a graph is slow. The records are `tensorflow.serving.PredictionLog` messages. They are only a few
-nested fields, so they are written here in protobuf's wire format and nothing of TensorFlow Serving must be installed.
+The first run of a graph is slow. The records are `tensorflow.serving.PredictionLog` messages; the few fields they need are
+declared here, so that nothing of TensorFlow Serving must be installed.
 Letters: B batch, H W C.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 from dh_keras.files import replaced_file
 
@@ -26,17 +27,23 @@ JPEG_QUALITY = 80
 # Photographs of the requests of serving_default: every batch size that deploy/batching.config allows.
 BATCHES = ((LANDSCAPE,), (PORTRAIT,), (LANDSCAPE, PORTRAIT), (LANDSCAPE, PORTRAIT, LANDSCAPE, LANDSCAPE))
 
-# Field numbers of the messages of TensorFlow Serving.
-PREDICTION_LOG_PREDICT_LOG = 6
-PREDICT_LOG_REQUEST = 1
-PREDICT_REQUEST_MODEL_SPEC = 1
-PREDICT_REQUEST_INPUTS = 2
-MODEL_SPEC_NAME = 1
-MODEL_SPEC_SIGNATURE_NAME = 3
-MAP_KEY = 1
-MAP_VALUE = 2
-
-_LENGTH_DELIMITED = 2  # the wire type of strings, bytes and messages
+# The part of TensorFlow Serving's messages that a request needs. A field of bytes is written like the message in it.
+_SCHEMA = """
+name: "warmup.proto" syntax: "proto3"
+message_type { name: "ModelSpec"
+  field { name: "name" number: 1 type: TYPE_STRING }
+  field { name: "signature_name" number: 3 type: TYPE_STRING } }
+message_type { name: "Input"
+  field { name: "key" number: 1 type: TYPE_STRING }
+  field { name: "value" number: 2 type: TYPE_BYTES } }
+message_type { name: "PredictRequest"
+  field { name: "model_spec" number: 1 type: TYPE_MESSAGE type_name: ".ModelSpec" }
+  field { name: "inputs" number: 2 type: TYPE_MESSAGE type_name: ".Input" label: LABEL_REPEATED } }
+message_type { name: "PredictLog"
+  field { name: "request" number: 1 type: TYPE_MESSAGE type_name: ".PredictRequest" } }
+message_type { name: "PredictionLog"
+  field { name: "predict_log" number: 6 type: TYPE_MESSAGE type_name: ".PredictLog" } }
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,23 +109,11 @@ def _jpeg(image: np.ndarray) -> bytes:
 
 def _prediction_log(model_name: str, request: WarmupRequest) -> bytes:
     """A serialised `PredictionLog` that holds a `PredictRequest`."""
-    spec = _field(MODEL_SPEC_NAME, model_name.encode()) + _field(MODEL_SPEC_SIGNATURE_NAME, request.signature.encode())
-    message = _field(PREDICT_REQUEST_MODEL_SPEC, spec)
+    pool = descriptor_pool.DescriptorPool()  # apart from the messages of TensorFlow Serving, if they are imported too
+    pool.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
+    log = message_factory.GetMessageClass(pool.FindMessageTypeByName("PredictionLog"))()
+    message = log.predict_log.request
+    message.model_spec.name, message.model_spec.signature_name = model_name, request.signature
     for name, value in request.inputs.items():
-        tensor = tf.make_tensor_proto(value).SerializeToString()
-        message += _field(PREDICT_REQUEST_INPUTS, _field(MAP_KEY, name.encode()) + _field(MAP_VALUE, tensor))
-    return _field(PREDICTION_LOG_PREDICT_LOG, _field(PREDICT_LOG_REQUEST, message))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A field of a message: its key, the length of the content, the content."""
-    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    """A number, seven bits to a byte, the lowest first; the top bit says that another byte follows."""
-    digits = []
-    while value > 0x7F:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*digits, value])
+        message.inputs.add(key=name, value=tf.make_tensor_proto(value).SerializeToString())
+    return log.SerializeToString()

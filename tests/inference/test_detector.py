@@ -288,3 +288,70 @@ def test_four_combinations_of_the_heads_come_from_one_pass(make_tiny_detector, t
     for entry in direct:
         np.testing.assert_array_equal(entry.scores, together[entry.image_id].scores)
         np.testing.assert_array_equal(entry.boxes, together[entry.image_id].boxes)
+
+
+# None of these is needed to detect, evaluate or export, and each takes long to import.
+UNUSED = ("cv2", "gradio", "jinja2", "keras_hub", "matplotlib", "official", "pandas", "sklearn", "tf_keras", "torch")
+TELL_UNUSED = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print("imported:", *(name for name in {UNUSED} if name in sys.modules)))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_script(name, *arguments):
+    """Run a script; the last line of its output says which of the `UNUSED` were imported."""
+    return subprocess.run(
+        [sys.executable, "-c", TELL_UNUSED, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("train", "train.lr=x"), r"error: override 'train.lr=x': key train.lr"),
+        (("train", "--config", "nothing.yaml"), r"error: config nothing.yaml: no such file"),
+        (("train", "--resume"), r"error: --resume: needs --output RUN"),
+        (("train", "--output", "OUT", "--train-annotations", "no.json", "--train-images", "."), r"error: .*no.json"),
+        (("train", "oops"), r"unexpected argument 'oops'"),
+        (("evaluate", "nothing", "--annotations", "a.json", "--images", "."), r"error: nothing: no such folder"),
+        (("predict", "nothing", "nothing.jpg", "--output", "OUT"), r"error: nothing.jpg: no such file or folder"),
+        (("predict", "nothing", "--output", "OUT"), r"error: there is nothing to detect in; give images"),
+        (("export", "nothing", "--output", "OUT/1"), r"error: nothing: no such folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_scripts_answer_bad_input_with_one_line(arguments, expected, tmp_path):
+    result = run_script(*[argument.replace("OUT", str(tmp_path / "out")) for argument in arguments])
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert __import__("re").search(expected, last), result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_scripts_work_together_and_import_nothing_that_they_do_not_need(
+    tiny_run, tiny_shapes, photographs, tmp_path
+):
+    result = run_script("export", tiny_run, "--output", tmp_path / "m" / "1", "--verify", photographs[0])
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "verified: 10 detections in 1 image(s)" in result.stdout
+    assert result.stdout.endswith("imported:\n")
+    arguments = ("--annotations", tiny_shapes.val_annotations, "--images", tiny_shapes.val_images)
+    result = run_script("evaluate", tmp_path / "m" / "1", *arguments, "--output", tmp_path / "metrics.json")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.endswith("imported:\n")
+    assert set(json.loads((tmp_path / "metrics.json").read_text())) == {
+        *("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "per_class", "images")
+    }
+    result = run_script("predict", tiny_run, photographs[0], "--output", tmp_path / "p", "--score", "0.9999")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "nothing above 1.00; the best is" in result.stdout
+    assert result.stdout.endswith("imported:\n")
+    assert (tmp_path / "p" / "a.png").is_file()

@@ -9,7 +9,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from dh_keras.inference.detector import Detector
 from dh_keras.serving.export import export_saved_model
-from dh_keras.serving.warmup import WarmupRequest, _varint, warmup_requests, write_warmup_requests
+from dh_keras.serving.warmup import WarmupRequest, warmup_requests, write_warmup_requests
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,6 @@ def test_the_values_arrive_as_they_were_given(tmp_path):
     assert (request.model_spec.name, request.model_spec.signature_name) == ("müller", "größe")
     assert tf.make_ndarray(request.inputs["text"]).tolist() == given.inputs["text"]
     np.testing.assert_array_equal(tf.make_ndarray(request.inputs["numbers"]), given.inputs["numbers"])
-
-
-def test_lengths_are_written_seven_bits_to_a_byte():
-    assert [_varint(value) for value in (0, 127, 128, 300)] == [b"\x00", b"\x7f", b"\x80\x01", b"\xac\x02"]
-    assert _varint(2**21) == b"\x80\x80\x80\x01"
 
 
 def test_the_exported_model_answers_every_record(saved_model):

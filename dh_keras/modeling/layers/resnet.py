@@ -128,6 +128,11 @@ class ResNet(keras.layers.Layer):
             block.build(shape)
             shape = (*shape[:-1], block.output_channels)
 
+    def compute_output_shape(self, input_shape: tuple) -> dict[str, tuple]:
+        """Shapes of C2..C5 with their channels; height and width are left open."""
+        channels = [stage[-1].output_channels for stage in self.stages]
+        return {name: (input_shape[0], None, None, count) for name, count in zip(STAGES, channels, strict=True)}
+
     def call(self, images: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
         """Compute the pyramid's inputs.
 

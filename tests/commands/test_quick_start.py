@@ -1,0 +1,28 @@
+"""Keras is imported without its extras by a command, and anybody else gets them."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import gc, sys
+from dh_keras.commands.quick_start import start_quickly
+before = gc.get_threshold()[0]
+start_quickly()
+assert gc.get_threshold()[0] > 10 * before
+import keras
+extras = {"cv2", "matplotlib", "pandas", "sklearn"}
+print(*sorted(extras & set(sys.modules)))
+import matplotlib.pyplot
+from sklearn.base import BaseEstimator
+print(*sorted({"matplotlib", "sklearn"} & set(sys.modules)))
+print(keras.Sequential([keras.layers.Dense(2)])([[1.0, 2.0]]).shape[1])
+"""
+
+
+def test_keras_misses_its_extras_and_a_later_import_finds_them():
+    for name in ("matplotlib", "sklearn"):
+        pytest.importorskip(name)
+    run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
+    assert run.stdout.splitlines() == ["", "matplotlib sklearn", "2"], run.stderr[-2000:]
