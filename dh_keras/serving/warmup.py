@@ -1,7 +1,7 @@
 """Warm-up requests of a SavedModel: TensorFlow Serving runs them before it answers anybody.
 
-The first run of a graph is slow. The records are `tensorflow.serving.PredictionLog` messages; the few fields they need are
-declared here, so that nothing of TensorFlow Serving must be installed.
+The first run of a graph is slow. The records are `tensorflow.serving.PredictionLog` messages. The few fields that they
+need are declared here, so that nothing of TensorFlow Serving must be installed.
 Letters: B batch, H W C.
 """
 

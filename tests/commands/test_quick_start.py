@@ -17,7 +17,6 @@ print(*sorted(extras & set(sys.modules)))
 import matplotlib.pyplot
 from sklearn.base import BaseEstimator
 print(*sorted({"matplotlib", "sklearn"} & set(sys.modules)))
-print(keras.Sequential([keras.layers.Dense(2)])([[1.0, 2.0]]).shape[1])
 """
 
 
@@ -25,4 +24,4 @@ def test_keras_misses_its_extras_and_a_later_import_finds_them():
     for name in ("matplotlib", "sklearn"):
         pytest.importorskip(name)
     run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
-    assert run.stdout.splitlines() == ["", "matplotlib sklearn", "2"], run.stderr[-2000:]
+    assert run.stdout.splitlines() == ["", "matplotlib sklearn"], run.stderr[-2000:]

@@ -336,9 +336,7 @@ def test_scripts_answer_bad_input_with_one_line(arguments, expected, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_scripts_work_together_and_import_nothing_that_they_do_not_need(
-    tiny_run, tiny_shapes, photographs, tmp_path
-):
+def test_the_scripts_work_together_and_import_nothing_idle(tiny_run, tiny_shapes, photographs, tmp_path):
     result = run_script("export", tiny_run, "--output", tmp_path / "m" / "1", "--verify", photographs[0])
     assert result.returncode == 0, result.stderr[-2000:]
     assert "verified: 10 detections in 1 image(s)" in result.stdout
