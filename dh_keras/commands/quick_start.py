@@ -1,4 +1,4 @@
-"""A command starts without what it does not use; much of a short command's time is the import of TensorFlow."""
+"""A command starts without what it does not use; half of a short one's time is the import of TensorFlow and Keras."""
 
 import gc
 import sys

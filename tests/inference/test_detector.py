@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from dh_keras.inference.served import read_served, split_by_image
 from dh_keras.run.run_folder import open_run
 from dh_keras.serving.export import export_saved_model
 from dh_keras.serving.verification import compare_detectors, match_detections
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
