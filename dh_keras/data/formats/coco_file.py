@@ -87,12 +87,13 @@ class CocoFile:
         yield from self.entry_findings
         image_ids = {image.id for image in self.images}
         for row in (self.tree["annotations"][number] for number in self.lost_rows.tolist()):
-            what, advice = "category", "add the category or remove the annotation"
-            if type(row.get("image_id")) not in IMAGE_ID_TYPES or row["image_id"] not in image_ids:
-                what, advice = "image", "correct it or remove the annotation"
-            key, own = f"{what}_id", row.get("id")
-            message = f"annotation {own!r:.40} has {key} {row.get(key)!r:.40}, which no {what} has"
-            refusal = f"{message}; {advice}"
+            own, image, category = row.get("id"), row.get("image_id"), row.get("category_id")
+            if type(image) in IMAGE_ID_TYPES and image in image_ids:
+                message = f"annotation {own!r:.40} has category_id {category!r:.40}, which no category has"
+                refusal = f"{message}; add the category or remove the annotation"
+            else:
+                message = f"annotation {own!r:.40} has image_id {image!r:.40}, which no image has"
+                refusal = f"{message}; correct it or remove the annotation"
             yield Finding("bad_reference", self.name, message, annotation_ids=(own,), refusal=refusal)
 
 
