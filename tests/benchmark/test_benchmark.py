@@ -1,5 +1,6 @@
 """The benchmark of inference: its JSON, and forced numbers of surviving RoIs."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -29,16 +30,27 @@ def script(monkeypatch, tiny_overrides):
     return run
 
 
+@pytest.fixture(scope="module")
+def scored(tiny_overrides):
+    """Return a function that gives a detector of a variant, two images and the scores of its RoIs, once for each."""
+
+    @functools.cache
+    def make(variant):
+        config = load_config(overrides=[*tiny_overrides, f"model.variant={variant}"]).model
+        batch = make_batch(height=HEIGHT, width=WIDTH, batch=2)
+        detector = build_model(config, num_classes=4, precision="float32", batch=batch)
+        return detector, batch, best_scores(detector, batch)
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("variant", "survivors", "seen_by_conv_head"),
     [("double_head", 7, 7), ("double_head", 0, 0), ("single_conv", 5, 48)],
 )
-def test_forced_survivors_are_real(tiny_overrides, variant, survivors, seen_by_conv_head):
-    config = load_config(overrides=[*tiny_overrides, f"model.variant={variant}"]).model
-    batch = make_batch(height=HEIGHT, width=WIDTH, batch=2)
-    detector = build_model(config, num_classes=4, precision="float32", batch=batch)
-    scores = best_scores(detector, batch)
-    assert scores.shape == (2 * config.rpn.post_nms_test,)
+def test_forced_survivors_are_real(scored, variant, survivors, seen_by_conv_head):
+    detector, batch, scores = scored(variant)
+    assert scores.shape == (2 * detector.rpn.post_nms_test,)
     for number in range(len(scores) + 1):
         assert (scores > threshold_for(scores, number)).sum() == number
     own_threshold = detector.score_threshold

@@ -83,7 +83,8 @@ def signal_at(monkeypatch):
 def test_a_run_that_signals_stop_twice_becomes_identical_to_one_that_nothing_stopped(
     tiny_run, tmp_path, tiny_overrides, shapes_arguments, short_training, signal_at, capsys
 ):
-    config = load_config(overrides=[*tiny_overrides, *shapes_arguments, *short_training])
+    quick = "train.sanity_images=0"  # which changes nothing
+    config = load_config(overrides=[*tiny_overrides, *shapes_arguments, *short_training, quick])
     run = tmp_path / "run"
     command = f"dh-keras train --resume --output {run}"
     # In the middle of an epoch, then after its last step, before the evaluation.
