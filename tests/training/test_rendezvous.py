@@ -2,14 +2,12 @@
 
 import socket
 import struct
-import subprocess
-import sys
+import threading
 import time
 
 import pytest
 from test_workers import free_addresses, in_threads, play
 
-from dh_keras.errors import TrainingError
 from dh_keras.training.workers import rendezvous
 from dh_keras.training.workers.cluster import Cluster
 from dh_keras.training.workers.rendezvous import meet
@@ -103,6 +101,7 @@ def test_more_silent_strangers_than_there_is_room_for_make_room_for_a_worker():
 
     def last_worker():
         callers.extend(call_when_up(addresses[0], b"") for _ in range(200))
+        assert all(map(is_hung_up, callers[:100]))
         return len(meet(Cluster(addresses, 1), timeout=20.0)._channels)
 
     def chief():
@@ -123,22 +122,24 @@ def test_nobody_listens_once_all_have_met():
     assert play(2, act)[:2] == ([None, None], {})
 
 
-TOKEN_WORKER = """
-import sys
-from dh_keras.training.workers.cluster import Cluster
-from dh_keras.training.workers.rendezvous import meet
-
-meet(Cluster(tuple(sys.argv[1:3]), 1), timeout=10)
-"""
-
-
 def test_a_worker_with_another_token_is_told_and_named(monkeypatch):
-    addresses = free_addresses(2)
-    monkeypatch.setenv(rendezvous.TOKEN, "theirs")
-    worker = subprocess.Popen([sys.executable, "-c", TOKEN_WORKER, *addresses], stderr=subprocess.PIPE, text=True)
-    monkeypatch.setenv(rendezvous.TOKEN, "ours")
-    with pytest.raises(TrainingError) as error:
-        meet(Cluster(addresses, 0), timeout=3.0)
-    assert "within 3 seconds (a caller from 127.0.0.1 had another DH_KERAS_CLUSTER_TOKEN)" in str(error.value)
-    said = worker.communicate(timeout=10)[1].splitlines()[-1]
-    assert said.endswith(f"DH_KERAS_CLUSTER_TOKEN: worker 1 ({addresses[1]}) has another one than the chief")
+    addresses, mine = free_addresses(2), threading.local()
+    monkeypatch.setattr(
+        rendezvous, "_proof", lambda challenge, index: getattr(mine, "token", "of the chief") + challenge
+    )
+
+    def worker():
+        mine.token = "of another training"
+        meet(Cluster(addresses, 1), timeout=2.0)
+
+    chief, refused = in_threads(lambda: meet(Cluster(addresses, 0), timeout=2.0), worker)
+    assert "within 2 seconds (a caller from 127.0.0.1 had another DH_KERAS_CLUSTER_TOKEN); is it" in str(chief)
+    assert str(refused) == f"DH_KERAS_CLUSTER_TOKEN: worker 1 ({addresses[1]}) has another one than the chief"
+
+
+def test_a_proof_depends_on_the_token_the_challenge_and_the_index(monkeypatch):
+    proofs = []
+    for token, challenge, index in (("", "a", 1), ("x", "a", 1), ("x", "b", 1), ("x", "a", 2)):
+        monkeypatch.setenv(rendezvous.TOKEN, token)
+        proofs.append(rendezvous._proof(challenge, index))
+    assert len(set(proofs)) == 4

@@ -69,12 +69,12 @@ class _Reception:
 
     Attributes:
         calls: (worker, connection) of those that want to stay connected to the chief.
-        refused: where callers with another token came from.
+        refused: the last caller with another token, in words.
     """
 
     def __init__(self, cluster: Cluster):
         self.calls: queue.SimpleQueue[tuple[int, Channel]] = queue.SimpleQueue()
-        self.refused: set[str] = set()
+        self.refused: str | None = None
         self._cluster = cluster
         self._strangers: collections.deque[Channel] = collections.deque()
         self._over = threading.Event()
@@ -97,16 +97,15 @@ class _Reception:
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
-        while self._strangers:
-            self._strangers.popleft().close()
+        for channel in list(self._strangers):
+            channel.close()
 
     def _serve(self) -> None:
         while not self._over.is_set():
             try:
                 connection, address = self._server.accept()
-                channel = Channel(
-                    connection, f"a caller from {address[0].removeprefix('::ffff:')}", silence=ANSWER_SECONDS
-                )
+                peer = f"a caller from {address[0].removeprefix('::ffff:')}"
+                channel = Channel(connection, peer, silence=ANSWER_SECONDS)
             except OSError:  # the server was closed, the caller has gone, or there are too many open files
                 self._over.wait(_RETRY_SECONDS)
                 continue
@@ -136,7 +135,7 @@ class _Reception:
         if type(index) is not int or not 0 < index < len(self._cluster.addresses):
             return None
         if not hmac.compare_digest(ascii(proof), ascii(_proof(challenge, index))):
-            self.refused.add(channel.peer)
+            self.refused = channel.peer
             channel.send(Message("stopped", f"{TOKEN}: {self._cluster.name(index)} has another one than the chief"))
             return None
         return index
@@ -157,7 +156,7 @@ def _wait_for_calls(cluster: Cluster, reception: _Reception, deadline: float, ti
             index, channel = reception.calls.get(timeout=max(deadline - time.monotonic(), 0.01))
         except queue.Empty:
             missing = [cluster.name(i) for i in range(1, len(cluster.addresses)) if i not in channels]
-            refused = f" ({', '.join(sorted(reception.refused))} had another {TOKEN})" if reception.refused else ""
+            refused = f" ({reception.refused} had another {TOKEN})" if reception.refused else ""
             raise _refuse(
                 channels,
                 f"{', '.join(missing)} did not call the chief within {timeout:g} seconds{refused}; is it running, "
