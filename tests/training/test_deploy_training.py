@@ -61,7 +61,7 @@ def test_slurm_gives_every_task_its_own_tf_config_and_the_arguments(stand_ins, m
 def test_slurm_gives_the_workers_of_a_job_a_token_of_their_own(stand_ins):
     command = ["bash", str(DEPLOY / "train.slurm")]
     variables = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-3]"}
-    make_executable(stand_ins / "python", 'echo "$DH_KERAS_CLUSTER_TOKEN"')
+    make_executable(stand_ins / "dh-keras", 'echo "$DH_KERAS_CLUSTER_TOKEN"')
     first, second = (run(command, stand_ins, **variables) for _ in range(2))
     assert len(set(first)) == len(set(second)) == 1
     assert first[0] != second[0]
@@ -147,11 +147,10 @@ def test_the_image_of_the_job_passes_the_linter_and_has_what_the_job_names():
     text = dockerfile.read_text()
     assert f"-t {container['image']} ." in text
     copied = copied_files(text)
-    named = re.findall(r"(?:scripts|configs)/[\w.]+", container["args"][0])
-    assert len(named) == 2
-    for name in named:
-        assert (REPOSITORY / name).is_file()
-        assert name.split("/")[0] in copied
+    assert all((REPOSITORY / name).exists() for name in copied)
+    (config,) = re.findall(r"configs/[\w.]+", container["args"][0])
+    assert (REPOSITORY / config).is_file()
+    assert "configs" in copied
 
 
 def copied_files(dockerfile):
