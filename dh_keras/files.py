@@ -38,8 +38,6 @@ _ADVICE = {
     errno.ENOTEMPTY: "another program has filled it meanwhile; choose another",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-# Words that also occur in errors of another kind.
-_BY_NUMBER_ONLY = (errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY)
 _OF_WRITING_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -72,7 +70,7 @@ def _error_number(error: Exception, path: str | Path) -> int | None:
     number, text = getattr(error, "errno", None), str(error)
     if number not in _ADVICE:
         # HDF5 and TensorFlow put the system's words in the text of errors of their own.
-        named = [code for code in _ADVICE if code not in _BY_NUMBER_ONLY and os.strerror(code).lower() in text.lower()]
+        named = [code for code in _ADVICE if os.strerror(code).lower() in text.lower()]
         number = named[0] if named else None
     name = getattr(error, "filename", None)
     is_ours = (
