@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dh_keras.data.formats.coco import load_coco
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, WriteError
 from dh_keras.inference.detector import Detector, evaluate_detector
 from dh_keras.inference.served import read_served, split_by_image
 from dh_keras.run.run_folder import open_run
@@ -215,6 +215,13 @@ def test_an_export_that_fails_leaves_nothing(detector, tmp_path, monkeypatch):
 
     monkeypatch.setattr("dh_keras.serving.export.tf.saved_model.save", fail)
     with pytest.raises(OSError, match="disk full"):
+        export_saved_model(detector, tmp_path / "m" / "1")
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_an_export_that_the_disk_does_not_take_is_one_line(detector, tmp_path, small_files):
+    small_files(1_000_000)  # the weights are smaller, the graph is larger
+    with pytest.raises(WriteError, match=r"m/1: cannot be written: File too large; raise the limit"):
         export_saved_model(detector, tmp_path / "m" / "1")
     assert list((tmp_path / "m").iterdir()) == []
 
