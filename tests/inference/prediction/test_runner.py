@@ -202,7 +202,7 @@ def test_going_on_with_another_model_or_in_another_folder_is_refused(images, tin
         predict_files(FakeDetector(), images[:1], tmp_path / "out", settings, resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    with pytest.raises(DataError, match=r"other: not a folder that predict\.py began"):
+    with pytest.raises(DataError, match=r"other: not a folder that dh-keras predict began"):
         predict_files(FakeDetector(), images[:1], tmp_path / "other", BATCHES, resume=True)
 
 
