@@ -47,7 +47,7 @@ def assemble_detector(
     config = dataclasses.replace(config, backbone=resolve_backbone(config.backbone))
     with layer_precision(precision), own_random_numbers(seed):
         detector = _assemble(config, num_classes, seed, recompute_heads)
-        detector.create_variables()
+        detector.build()
     return detector
 
 

@@ -90,21 +90,21 @@ class DoubleHeadRCNN(TrainingStep):
         parameters = inspect.signature(DoubleHeadRCNN.__init__).parameters.values()
         arguments = {p.name: getattr(self, p.name) for p in parameters if p.kind is p.KEYWORD_ONLY}
         detector = type(self)(**arguments | layers, name=self.name)
-        detector.create_variables()
+        detector.build()
         return detector
 
-    def create_variables(self) -> None:
-        """Build every layer from the shapes of its inputs; nothing is computed."""
-        self.build()
-
     def build(self, input_shape: None = None) -> None:
-        """Create the weights, which do not depend on the size of the images."""
-        images = (None, None, None, 3)
-        self.backbone.build(images)
-        self.fpn.build(self.backbone.compute_output_shape(images))
-        self.rpn_head.build({level: (None, None, None, self.fpn.channels) for level in PYRAMID_LEVELS})
-        for head in self.heads.values():
-            head.build((None, ROI_OUTPUT_SIZE, ROI_OUTPUT_SIZE, self.fpn.channels))
+        """Create the weights of the layers that have none yet, whatever the size of the images; nothing is computed."""
+        images, level = (None, None, None, 3), (None, None, None, self.fpn.channels)
+        inputs = [
+            (self.backbone, images),
+            (self.fpn, self.backbone.compute_output_shape(images)),
+            (self.rpn_head, dict.fromkeys(PYRAMID_LEVELS, level)),
+            *((head, (None, ROI_OUTPUT_SIZE, ROI_OUTPUT_SIZE, self.fpn.channels)) for head in self.heads.values()),
+        ]
+        for layer, shape in inputs:
+            if not layer.built:
+                layer.build(shape)
 
     def extract_features(self, batch: dict[str, tf.Tensor], *, training: bool) -> dict[str, tf.Tensor]:
         """P2..P6 of a batch, float [B, H, W, C] each."""

@@ -150,7 +150,7 @@ def test_a_subclass_trains_by_losses_of_its_own(make_tiny_detector, batch):
     settings = {name: getattr(published, name) for name in names}
     weights = published.loss_weights
     detector = TrainsItsBiasesToo(**settings | {"loss_weights": {**weights, "bias_loss": 0.5}}, name=published.name)
-    detector.create_variables()
+    detector.build()
     detector.compile(RecipeSGD(0.1, momentum=0.0), jit_compile=False)
     number = sum(v.shape[0] for v in detector.trainable_variables if v.name == "bias")
     history = detector.fit(tf.data.Dataset.from_tensors(batch).repeat(3), verbose=0, epochs=2, steps_per_epoch=1)
