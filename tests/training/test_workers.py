@@ -1,5 +1,7 @@
 """Workers that meet, agree, collect and end together, played by threads of one process."""
 
+import errno
+import os
 import queue
 import socket
 import subprocess
@@ -263,3 +265,16 @@ def test_messages_carry_json_and_bytes():
     ours, theirs = (Channel(end, "peer", silence=1.0) for end in connected())
     ours.send(Message("kind", {"a": [1, None]}, b"\x00\xff"))
     assert theirs.receive() == Message("kind", {"a": [1, None]}, b"\x00\xff")
+
+
+def test_a_connection_that_the_kernel_gives_up_is_gone_however_much_silence_is_allowed(monkeypatch):
+    ours, theirs = connected()
+    theirs.sendall(b"x")  # something to read
+
+    def give_up(self, length):
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    monkeypatch.setattr(Channel, "_read", give_up)
+    with pytest.raises(ChannelError, match=r"^x is gone \(connection timed out\)$"):
+        Channel(ours, "x", silence=600.0).receive()
+    theirs.close()

@@ -98,9 +98,9 @@ class Channel:
                 raise self._stranger()
             kind, value = json.loads(self._read(lengths[0]))
             return Message(str(kind), value, self._read(lengths[1]))
-        except TimeoutError as error:
-            raise ChannelError(f"{self.peer} has not answered for {self.silence:g} seconds") from error
         except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:  # the limit here, not the kernel's
+                raise ChannelError(f"{self.peer} has not answered for {self.silence:g} seconds") from error
             raise ChannelError(f"{self.peer} is gone ({_reason(error)})") from error
         except (ValueError, TypeError, RecursionError) as error:  # another kind of text than JSON of two
             raise self._stranger() from error
