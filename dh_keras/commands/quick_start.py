@@ -1,5 +1,6 @@
 """A command starts without what it does not use; half of a short one's time is the import of TensorFlow and Keras."""
 
+import atexit
 import gc
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ GARBAGE_THRESHOLD = 50_000
 def start_quickly() -> None:
     """Prepare this process, which must be a command's own: Keras' functions that need those packages miss them."""
     gc.set_threshold(GARBAGE_THRESHOLD)
+    atexit.register(gc.freeze)  # the last look through everything, when the process ends, takes most of a second
     sys.meta_path.insert(0, _NoKerasExtras())
 
 
