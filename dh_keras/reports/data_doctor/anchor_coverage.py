@@ -32,12 +32,12 @@ def match_to_anchors(
     """
     boxes = np.asarray(boxes, np.float32)
     anchors, owner = _candidates(boxes, canvas, rpn, geometry)
-    own_iou = _iou(anchors, boxes[owner])
+    own_iou = elementwise_iou(anchors, boxes[owner])
     best = np.zeros(len(boxes), np.float32)
     np.maximum.at(best, owner, own_iou)
     kept = (own_iou >= rpn.positive_iou) | ((own_iou == best[owner]) & (own_iou > 0))
     anchors = anchors[kept]
-    iou = _iou(anchors[:, None], boxes[None])
+    iou = elementwise_iou(anchors[:, None], boxes[None])
     is_best = (iou == best) & (iou > 0) & (iou >= rpn.low_quality_iou)
     matched = iou.argmax(axis=1)
     positive = (iou.max(axis=1) >= rpn.positive_iou) | is_best.any(axis=1)
@@ -68,7 +68,7 @@ def _candidates(
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     offsets = centres[:, None] - (shapes[:, :2] + shapes[:, 2:]) / 2
     nearest = np.clip(np.rint(offsets / strides[:, None]), 0, cells - 1)  # [n, S, 2]
-    best_of_shape = _iou(_place(nearest, strides[:, None], shapes), boxes[:, None])
+    best_of_shape = elementwise_iou(_place(nearest, strides[:, None], shapes), boxes[:, None])
     enough = np.minimum(best_of_shape.max(axis=1, keepdims=True), rpn.positive_iou)
     # Around the nearest anchor lie others that overlap alike, as they hold the box or lie in it, and farther ones that
     # still reach positive_iou.
@@ -92,8 +92,8 @@ def _place(cells: np.ndarray, stride: np.ndarray, shape: np.ndarray) -> np.ndarr
     return np.concatenate([cells * stride] * 2, axis=-1).astype(np.float32) + shape
 
 
-def _iou(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the IoU of float32[..., 4] with float32[..., 4], one by one."""
+def elementwise_iou(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return the IoU of float[..., 4] with float[..., 4], one by one."""
     anchor_y1, anchor_x1, anchor_y2, anchor_x2 = np.moveaxis(anchors, -1, 0)
     box_y1, box_x1, box_y2, box_x2 = np.moveaxis(boxes, -1, 0)
     height = np.maximum(np.minimum(anchor_y2, box_y2) - np.maximum(anchor_y1, box_y1), 0)

@@ -13,9 +13,8 @@ from dh_keras.modeling.constants import LEVEL_STRIDES
 from dh_keras.reports.data_doctor.anchor_coverage import match_to_anchors, resize_to_config
 from dh_keras.reports.data_doctor.checks import boxes_by_image
 from dh_keras.reports.data_doctor.examined import Examined
+from dh_keras.reports.heads.statistics import size_masks
 
-# COCO's, pixels of the original image squared.
-SIZE_RANGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
 COVERAGE_IOUS = (0.7, 0.5)
 UNUSUAL_SCORE = 5.0  # robust standard deviations from the median of the class
 _MIN_CLASS_BOXES = 20  # fewer do not say what is usual
@@ -70,13 +69,11 @@ def anchor_coverage(examined: Examined, best_iou: np.ndarray) -> dict[str, dict[
     Returns:
         {"all" | "small" | "medium" | "large": {"boxes": n, "0.7": share in 0..1 or None, "0.5": ...}}.
     """
-    areas = (examined.boxes[:, 2:] - examined.boxes[:, :2]).prod(axis=1)
     rows = {}
-    for name, (low, high) in {"all": (0, np.inf), **SIZE_RANGES}.items():
-        chosen = examined.usable & (areas >= low) & (areas < high)
-        count = int(chosen.sum())
-        shares = {str(iou): float(np.mean(best_iou[chosen] >= iou)) if count else None for iou in COVERAGE_IOUS}
-        rows[name] = {"boxes": count, **shares}
+    for name, of_size in size_masks(examined.box_sides().prod(axis=1)).items():
+        best = best_iou[examined.usable & of_size]
+        shares = {str(iou): float(np.mean(best >= iou)) if len(best) else None for iou in COVERAGE_IOUS}
+        rows[name] = {"boxes": len(best), **shares}
     return rows
 
 
@@ -100,29 +97,28 @@ def unusual_boxes(splits: Sequence[Examined]) -> list[Finding]:
     found = []
     for row in np.flatnonzero(usable):
         if names[row] in usual:
-            finding = _judge(*places[row], features[row], names[row], usual)
-            found += [finding] if finding else []
+            score, message = _judge(features[row], names[row], usual)
+            if score >= UNUSUAL_SCORE:
+                examined, box = places[row]
+                found.append((score, examined.box_finding("unusual_box", box, message=message)))
     return [finding for _, finding in sorted(found, key=lambda pair: -pair[0])]
 
 
-def _judge(examined: Examined, box: int, features: np.ndarray, name: str, usual: dict) -> tuple[float, Finding] | None:
-    """Return (score, finding) for an unusual box; say which class it would be usual for, if any."""
+def _judge(features: np.ndarray, name: str, usual: dict) -> tuple[float, str]:
+    """Return how unusual a box is for its class, and in what; say which class it would be usual for, if any."""
     scores = {other: (features - median) / spread for other, (median, spread) in usual.items()}
     worst = int(np.abs(scores[name]).argmax())
     score = scores[name][worst]
-    if abs(score) < UNUSUAL_SCORE:
-        return None
-    than = _FEATURES[worst][int(score > 0)]
-    message = f"much {than} than its class ({score:+.1f} robust standard deviations)"
+    message = f"much {_FEATURES[worst][int(score > 0)]} than its class ({score:+.1f} robust standard deviations)"
     nearest = min(scores, key=lambda other: np.abs(scores[other]).max())
     if nearest != name and np.abs(scores[nearest]).max() < UNUSUAL_SCORE / 2:
         message += f"; it would be usual as {nearest}"
-    return abs(score), examined.box_finding("unusual_box", box, message=message)
+    return abs(score), message
 
 
 def _features(examined: Examined) -> np.ndarray:
     """Return float64[M, 5], in the order of `_FEATURES`; sizes relative to the image, both as logarithms."""
-    sides = examined.boxes[:, 2:] - examined.boxes[:, :2]
+    sides = examined.box_sides()
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.log(sides.prod(axis=1) / examined.sizes[examined.split.box_images].prod(axis=1)) / 2
         shape = np.log(sides[:, 0] / sides[:, 1])

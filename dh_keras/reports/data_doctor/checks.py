@@ -7,6 +7,7 @@ import numpy as np
 
 from dh_keras.data.dataset import CLIP_TOLERANCE
 from dh_keras.data.formats.findings import Finding
+from dh_keras.reports.data_doctor.anchor_coverage import elementwise_iou
 from dh_keras.reports.data_doctor.duplicates import near_duplicates
 from dh_keras.reports.data_doctor.examined import Examined, rows_by_image
 
@@ -81,11 +82,7 @@ def boxed_twice(examined: Examined) -> list[Finding]:
     found = []
     for rows in boxes_by_image(examined):
         boxes = examined.boxes[rows]
-        starts = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-        ends = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-        shared = np.maximum(ends - starts, 0).prod(axis=-1)
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
-        iou = shared / (areas[:, None] + areas[None] - shared)
+        iou = elementwise_iou(boxes[:, None], boxes)
         for i, j in np.argwhere(np.triu(iou > _SAME_OBJECT_IOU, 1)):
             same = examined.class_of(rows[i]) == examined.class_of(rows[j])
             kind = "boxed_twice" if same else "boxed_as_two_classes"
@@ -128,16 +125,10 @@ def duplicate_images(splits: Sequence[Examined]) -> list[Finding]:
     found = []
     for i, j, correlation in near_duplicates(thumbnails, sets):
         (one, first), (other, second) = chosen[i], chosen[j]
-        across = one is not other
-        names = [e.split.images[k].file_name for e, k in ((one, first), (other, second))]
-        if across:
-            names = [f"{one.split.name} {names[0]}", f"{other.split.name} {names[1]}"]
-        found.append(
-            Finding(
-                "near_duplicate_across" if across else "near_duplicate_within",
-                "train, val" if across else one.split.name,
-                f"{names[0]} and {names[1]}: correlation {correlation:.2f}",
-                one.picture(first) + other.picture(second),
-            )
-        )
+        kind, split, names = "near_duplicate_within", one.split.name, ("", "")
+        if one is not other:
+            kind, split, names = "near_duplicate_across", "train, val", (f"{one.split.name} ", f"{other.split.name} ")
+        files = one.split.images[first].file_name, other.split.images[second].file_name
+        message = f"{names[0]}{files[0]} and {names[1]}{files[1]}: correlation {correlation:.2f}"
+        found.append(Finding(kind, split, message, one.picture(first) + other.picture(second)))
     return found

@@ -42,6 +42,16 @@ class Examined:
         """Return the class name of a box."""
         return self.split.class_names[self.split.box_classes[box]]
 
+    def class_counts(self) -> dict[str, int]:
+        """Return the number of usable boxes of each class."""
+        names = self.split.class_names
+        counts = np.bincount(self.split.box_classes[self.usable], minlength=len(names))
+        return dict(zip(names, counts.tolist(), strict=True))
+
+    def box_sides(self) -> np.ndarray:
+        """Return float64[M, 2], (height, width) of the clipped boxes."""
+        return self.boxes[:, 2:] - self.boxes[:, :2]
+
     def picture(self, image: int, boxes: Sequence[int] = ()) -> tuple[Picture, ...]:
         """Return the picture of an image with some of its boxes; none when its file cannot be shown."""
         if self.facts[image].size is None or not self.good[image]:
@@ -59,6 +69,11 @@ class Examined:
         named = " and ".join(f"{self.class_of(box)} {number!r:.40}" for box, number in zip(boxes, numbers, strict=True))
         text = f"{split.images[image].file_name}: {named}: {message}"
         return Finding(kind, split.name, text, self.picture(image, boxes), numbers)
+
+
+def class_names_of(splits: Sequence[Examined]) -> list[str]:
+    """Return the class names of all splits, each once."""
+    return list(dict.fromkeys(name for examined in splits for name in examined.split.class_names))
 
 
 def rows_by_image(box_images: np.ndarray, images: int) -> list[np.ndarray]:

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dh_keras.config.schema import Config
@@ -13,7 +12,7 @@ from dh_keras.data.formats.findings import Finding
 from dh_keras.files import write_text
 from dh_keras.reports.data_doctor.box_checks import COVERAGE_IOUS
 from dh_keras.reports.data_doctor.charts import overview
-from dh_keras.reports.data_doctor.examined import Examined
+from dh_keras.reports.data_doctor.examined import Examined, class_names_of
 from dh_keras.reports.data_doctor.kinds import KINDS, SEVERITIES, worst_first
 from dh_keras.reports.data_doctor.sheets import contact_sheet, data_address, draw_picture
 
@@ -62,23 +61,19 @@ def format_coverage(coverage: dict[str, dict]) -> str:
 
 def describe_splits(splits: Sequence[Examined]) -> list[dict]:
     """Return files, counts and boxes of each class, for the reports."""
-    described = []
-    for examined in splits:
-        split = examined.split
-        counts = np.bincount(split.box_classes[examined.usable], minlength=len(split.class_names))
-        described.append(
-            {
-                "split": split.name,
-                "annotations": str(split.annotations_path),
-                "images": str(split.images_dir),
-                "image_count": len(split.images),
-                "usable_images": int(examined.good.sum()),
-                "box_count": len(split.xywh),
-                "usable_boxes": int(examined.usable.sum()),
-                "classes": dict(zip(split.class_names, counts.tolist(), strict=True)),
-            }
-        )
-    return described
+    return [
+        {
+            "split": examined.split.name,
+            "annotations": str(examined.split.annotations_path),
+            "images": str(examined.split.images_dir),
+            "image_count": len(examined.split.images),
+            "usable_images": int(examined.good.sum()),
+            "box_count": len(examined.split.xywh),
+            "usable_boxes": int(examined.usable.sum()),
+            "classes": examined.class_counts(),
+        }
+        for examined in splits
+    ]
 
 
 def write_json(path: Path, *, splits: Sequence[Examined], findings: Sequence[Finding], coverage: dict) -> None:
@@ -102,42 +97,23 @@ def write_html(
     augmented: Sequence[tuple[str, str]],
 ) -> None:
     """Write the page: every picture is inside it, so that it can be sent and kept as one file."""
-    class_names = list(dict.fromkeys(name for examined in splits for name in examined.split.class_names))
+    class_names = class_names_of(splits)
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("data_report.html").render(
         splits=describe_splits(splits),
-        rows=summary_rows(findings),
+        findings=worst_first(findings),
+        kinds=KINDS,
+        shown_per_kind=SHOWN_PER_KIND,
+        draw=lambda picture: draw_picture(picture, class_names),
         severities={name: sum(KINDS[found.kind].severity == name for found in findings) for name in SEVERITIES},
         coverage=coverage,
         ious=[str(iou) for iou in COVERAGE_IOUS],
         config=config,
         figures={caption: data_address(image, "png") for caption, image in overview(splits, config).items()},
-        sections=[_section(kind, members, class_names) for kind, members in worst_first(findings).items()],
         sheets={examined.split.name: contact_sheet(examined, class_names) for examined in splits},
         augmented=augmented,
     )
     write_text(path, page)
-
-
-def _section(kind: str, findings: Sequence[Finding], class_names: Sequence[str]) -> dict:
-    cards = [
-        {
-            "message": found.message,
-            "split": found.split,
-            "pictures": [draw_picture(picture, class_names) for picture in found.pictures],
-        }
-        for found in findings[:SHOWN_PER_KIND]
-    ]
-    return {
-        "kind": kind,
-        "severity": KINDS[kind].severity,
-        "title": KINDS[kind].title,
-        "advice": KINDS[kind].advice,
-        "count": len(findings),
-        "more": len(findings) - len(cards),
-        "wide": any(len(card["pictures"]) > 1 for card in cards),
-        "cards": cards,
-    }
 
 
 def _shorten(text: str, width: int) -> str:
