@@ -71,6 +71,23 @@ class Examined:
         return Finding(kind, split.name, text, self.picture(image, boxes), numbers)
 
 
+@dataclass
+class Diagnosis:
+    """What is known about a data set.
+
+    Args:
+        splits: train, and val if it was given.
+        findings: everything that was found, in no order.
+        coverage: {split: result of `anchor_coverage`}.
+        refusal: the line with which training would refuse the data, or None.
+    """
+
+    splits: list[Examined]
+    findings: list[Finding]
+    coverage: dict[str, dict]
+    refusal: str | None
+
+
 def class_names_of(splits: Sequence[Examined]) -> list[str]:
     """Return the class names of all splits, each once."""
     return list(dict.fromkeys(name for examined in splits for name in examined.split.class_names))

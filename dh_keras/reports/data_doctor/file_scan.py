@@ -3,10 +3,10 @@
 Letters: N images, n boxes of one image.
 """
 
+import functools
 import multiprocessing
 import os
 import warnings
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
@@ -67,45 +67,43 @@ def examine_files(tasks: list[tuple[str, tuple[int, int] | None, np.ndarray]], *
     Returns:
         Facts in the order of the tasks.
     """
+    bar = functools.partial(tqdm, desc=label, total=len(tasks), unit=" images", leave=False, disable=None)
     if len(tasks) < _PARALLEL_FROM:
-        return [examine_file(task) for task in _progress(tasks, label, len(tasks))]
+        return list(bar(map(_examine_file, tasks)))
     # Forking a process that has threads, as TensorFlow's, can hang.
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(_progress(pool.map(examine_file, tasks, chunksize=16), label, len(tasks)))
+        return list(bar(pool.map(_examine_file, tasks, chunksize=16)))
 
 
-def _progress(items: Iterable, label: str, total: int) -> Iterable:
-    return tqdm(items, desc=label, total=total, unit=" images", leave=False, disable=None)
-
-
-def examine_file(task: tuple[str, tuple[int, int] | None, np.ndarray]) -> FileFacts:
-    """Decode one file; see `examine_files`."""
+def _examine_file(task: tuple[str, tuple[int, int] | None, np.ndarray]) -> FileFacts:
     path, declared, boxes = task
     if not os.path.isfile(path):
         return FileFacts(error=("missing_file", f"{path}: no such file"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, on files that decode all the same
-        return _decode(path, upright_frame(path, declared), boxes)
+        frame = upright_frame(path, declared)  # from the header, as training reads it; or what is wrong with it
+        return _decode(path, frame.removeprefix("image ") if isinstance(frame, str) else frame, boxes)
 
 
 def _decode(path: str, frame: tuple[tuple[int, int], int] | str, boxes: np.ndarray) -> FileFacts:
-    """Decode a file whose frame, or what is wrong with it, is known from its header as training reads it."""
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             if image.format not in _FORMATS:
-                return FileFacts(error=("unsupported_format", _without_prefix(frame)))
+                return FileFacts(error=("unsupported_format", frame))
             image.load()
             file.seek(0)
-            orientation, notes = _look(path, image, file.read(EXIF_WINDOW))
+            head = file.read(EXIF_WINDOW)
+            orientation = read_exif_orientation(head)
+            notes = _notes(path, image, head, orientation)
             facts = FileFacts(stored_size=(image.height, image.width), notes=notes)
             if isinstance(frame, str):
-                facts.error = ("wrong_size", _without_prefix(frame))
+                facts.error = ("wrong_size", frame)
                 facts.size = facts.stored_size[:: -1 if orientation >= 5 else 1]
                 return facts
             facts.size, facts.orientation = frame
             pixels = upright_pixels(image, facts.orientation)
     except Exception as error:  # Pillow raises many types on broken files
-        reason = _without_prefix(frame) if isinstance(frame, str) else f"{path}: cannot be decoded ({one_line(error)})"
+        reason = frame if isinstance(frame, str) else f"{path}: cannot be decoded ({one_line(error)})"
         return FileFacts(error=("unreadable_file", reason))
     grey = Image.fromarray(pixels).convert("L")
     facts.thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
@@ -137,19 +135,15 @@ def upright_pixels(image: Image.Image, orientation: int) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _look(path: str, image: Image.Image, head: bytes) -> tuple[int, list[tuple[str, str]]]:
-    """Return the EXIF orientation of a file and what is worth knowing about it."""
-    notes = []
-    orientation = read_exif_orientation(head)
-    if not path.lower().endswith(_EXTENSIONS[image.format]):
-        notes.append(("wrong_extension", f"{path}: the content is {image.format}"))
-    if image.mode == "CMYK":
-        notes.append(("cmyk", f"{path}: CMYK"))
-    if image.format == "PNG" and head[24] == 16:
-        notes.append(("sixteen_bit", f"{path}: 16 bits per channel"))
-    if orientation != 1:
-        notes.append(("exif_rotated", f"{path}: EXIF orientation {orientation}"))
-    return orientation, notes
+def _notes(path: str, image: Image.Image, head: bytes, orientation: int) -> list[tuple[str, str]]:
+    """Return what is worth knowing about a file."""
+    notes = (
+        ("wrong_extension", f"the content is {image.format}", not path.lower().endswith(_EXTENSIONS[image.format])),
+        ("cmyk", "CMYK", image.mode == "CMYK"),
+        ("sixteen_bit", "16 bits per channel", image.format == "PNG" and head[24] == 16),
+        ("exif_rotated", f"EXIF orientation {orientation}", orientation != 1),
+    )
+    return [(kind, f"{path}: {message}") for kind, message, holds in notes if holds]
 
 
 def _mean_color(pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -162,7 +156,3 @@ def _mean_color(pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
         return np.full(3, np.nan)
     of_columns = inside.sum(axis=0, dtype=np.uint32)  # rows first: 30 times as fast as the mean over both
     return of_columns.sum(axis=0) / (inside.shape[0] * inside.shape[1])
-
-
-def _without_prefix(message: str) -> str:
-    return message.removeprefix("image ")

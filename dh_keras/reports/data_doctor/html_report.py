@@ -12,7 +12,7 @@ from dh_keras.data.formats.findings import Finding
 from dh_keras.files import write_text
 from dh_keras.reports.data_doctor.box_checks import COVERAGE_IOUS
 from dh_keras.reports.data_doctor.charts import overview
-from dh_keras.reports.data_doctor.examined import Examined, class_names_of
+from dh_keras.reports.data_doctor.examined import Diagnosis, Examined, class_names_of
 from dh_keras.reports.data_doctor.kinds import KINDS, SEVERITIES, worst_first
 from dh_keras.reports.data_doctor.sheets import contact_sheet, data_address, draw_picture
 
@@ -76,27 +76,21 @@ def describe_splits(splits: Sequence[Examined]) -> list[dict]:
     ]
 
 
-def write_json(path: Path, *, splits: Sequence[Examined], findings: Sequence[Finding], coverage: dict) -> None:
+def write_json(path: Path, diagnosis: Diagnosis) -> None:
     """Write everything that was found, and the numbers, as JSON."""
+    found = [{"severity": KINDS[one.kind].severity, **dataclasses.asdict(one)} for one in diagnosis.findings]
     content = {
-        "splits": describe_splits(splits),
-        "anchor_coverage": coverage,
-        "summary": summary_rows(findings),
-        "findings": [{"severity": KINDS[found.kind].severity, **dataclasses.asdict(found)} for found in findings],
+        "splits": describe_splits(diagnosis.splits),
+        "anchor_coverage": diagnosis.coverage,
+        "summary": summary_rows(diagnosis.findings),
+        "findings": found,
     }
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=str))
 
 
-def write_html(
-    path: Path,
-    *,
-    splits: Sequence[Examined],
-    findings: Sequence[Finding],
-    coverage: dict,
-    config: Config,
-    augmented: Sequence[tuple[str, str]],
-) -> None:
+def write_html(path: Path, diagnosis: Diagnosis, *, config: Config, augmented: Sequence[tuple[str, str]]) -> None:
     """Write the page: every picture is inside it, so that it can be sent and kept as one file."""
+    splits, findings = diagnosis.splits, diagnosis.findings
     class_names = class_names_of(splits)
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("data_report.html").render(
@@ -106,7 +100,7 @@ def write_html(
         shown_per_kind=SHOWN_PER_KIND,
         draw=lambda picture: draw_picture(picture, class_names),
         severities={name: sum(KINDS[found.kind].severity == name for found in findings) for name in SEVERITIES},
-        coverage=coverage,
+        coverage=diagnosis.coverage,
         ious=[str(iou) for iou in COVERAGE_IOUS],
         config=config,
         figures={caption: data_address(image, "png") for caption, image in overview(splits, config).items()},

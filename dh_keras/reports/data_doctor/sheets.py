@@ -3,10 +3,12 @@
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from dh_keras.config.schema import Config
 from dh_keras.data.formats.findings import Picture
 from dh_keras.inference.drawing import class_colors, draw_boxes
 from dh_keras.reports.data_doctor.examined import Examined
@@ -50,6 +52,45 @@ def contact_sheet(examined: Examined, class_names: Sequence[str]) -> list[tuple[
         labels = [examined.class_of(row) for row in rows]
         shown.append((split.images[index].file_name, draw(pixels, examined.boxes[rows], labels, class_names)))
     return shown
+
+
+def augmented_batches(
+    annotations: str | Path, images: str | Path, config: Config, *, batches: int
+) -> list[tuple[str, str]]:
+    """Draw the first batches of a training, after augmentation; only this needs TensorFlow.
+
+    Args:
+        annotations: COCO JSON of the training split.
+        images: folder of its images.
+        config: augmentation, sizes, batch size and seed.
+        batches: how many.
+
+    Returns:
+        (caption, picture as a data address) of every image, without its padding.
+
+    Raises:
+        DataError: as `load_coco`.
+    """
+    from dh_keras.data.balance import epoch_images
+    from dh_keras.data.formats.coco import load_coco
+    from dh_keras.data.pipeline import plan_batches, steps_per_epoch, train_dataset
+
+    dataset = load_coco(annotations, images)
+    shown, batch_size, seed = epoch_images(dataset, config.data), config.data.batch_size, config.train.seed
+    epochs = -(-batches // steps_per_epoch(shown.canvas_index, batch_size, shown.repeats))
+    order = plan_batches(shown.canvas_index, batch_size=batch_size, epochs=epochs, seed=seed, repeats=shown.repeats)
+    plan = shown.indices[order][:batches]
+    pictures = []
+    for step, batch in enumerate(train_dataset(dataset, config.data, plan=plan, seed=seed)):
+        batch = {name: values.numpy() for name, values in batch.items()}
+        for position, (height, width) in enumerate(batch["image_sizes"]):
+            valid = batch["gt_valid"][position]
+            labels = [dataset.class_names[index] for index in batch["gt_classes"][position][valid]]
+            pixels = batch["images"][position, :height, :width]
+            name = Path(dataset.paths[plan[step, position]]).name
+            picture = draw(pixels, batch["gt_boxes"][position][valid], labels, dataset.class_names)
+            pictures.append((f"batch {step + 1}: {name}", picture))
+    return pictures
 
 
 def data_address(image: bytes, kind: str) -> str:
