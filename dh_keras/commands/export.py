@@ -20,8 +20,7 @@ def make_parser() -> CommandParser:
 
 def run(args: argparse.Namespace) -> None:
     from dh_keras.inference.detector import Detector
-    from dh_keras.serving.export import export_saved_model
-    from dh_keras.serving.verification import compare_detectors
+    from dh_keras.serving.export import compare_detectors, export_saved_model
 
     detector = Detector.load(args.run, args.overrides, precision=args.precision)
     export_saved_model(detector, args.output)

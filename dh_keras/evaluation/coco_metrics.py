@@ -8,6 +8,7 @@ Shape letters: D detections of one image, K classes.
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -46,27 +47,26 @@ def evaluate_detections(
     """
     if max_detections < 1:
         raise ValueError(f"max_detections: expected an integer of at least 1, got {max_detections}")
-    image_ids = [int(entry.image_id) for entry in detections]
+    image_ids = {int(entry.image_id) for entry in detections}
     limits = sorted({max_detections, 100})
     evaluator = run_cocoeval(dataset, detections, limits=limits)
     limit, limit_100 = limits.index(max_detections), limits.index(100)
     precision = evaluator.eval["precision"][..., limit]  # [IoU, recall, class, area]
-    metrics: dict[str, object] = {
-        "AP": _mean(precision[:, :, :, _ALL]),
-        "AP50": _mean(precision[_IOU_50, :, :, _ALL]),
-        "AP75": _mean(precision[_IOU_75, :, :, _ALL]),
-        "APs": _mean(precision[:, :, :, _SMALL]),
-        "APm": _mean(precision[:, :, :, _MEDIUM]),
-        "APl": _mean(precision[:, :, :, _LARGE]),
+    rows = dataset.ground_truth["annotations"]
+    counted = Counter(row["category_id"] for row in rows if row["image_id"] in image_ids and not row.get("iscrowd", 0))
+    order = [int(category_id) for category_id in evaluator.params.catIds]
+    return {
+        **_average_precisions(precision[..., _ALL]),
+        "APs": _mean(precision[..., _SMALL]),
+        "APm": _mean(precision[..., _MEDIUM]),
+        "APl": _mean(precision[..., _LARGE]),
         "AR100": _mean(evaluator.eval["recall"][:, :, _ALL, limit_100]),
         "images": len(image_ids),
+        "per_class": {
+            name: {**_average_precisions(precision[:, :, order.index(number), _ALL]), "boxes": counted[number]}
+            for name, number in zip(dataset.class_names, dataset.category_ids.tolist(), strict=True)
+        },
     }
-    counts = _count_boxes(dataset, image_ids)
-    metrics["per_class"] = {
-        name: _class_metrics(precision, evaluator.params.catIds, category_id, counts.get(int(category_id), 0))
-        for name, category_id in zip(dataset.class_names, dataset.category_ids, strict=True)
-    }
-    return metrics
 
 
 def evaluate_found(
@@ -78,11 +78,6 @@ def evaluate_found(
     if metrics:
         result["by_head"] = {name: {key: of[key] for key in METRIC_NAMES} for name, of in metrics.items()}
     return result
-
-
-def _class_metrics(precision: np.ndarray, category_order: Sequence[int], category_id: int, boxes: int) -> dict:
-    of_class = precision[:, :, list(category_order).index(category_id), _ALL]
-    return {"AP": _mean(of_class), "AP50": _mean(of_class[_IOU_50]), "AP75": _mean(of_class[_IOU_75]), "boxes": boxes}
 
 
 def coco_results(dataset: CocoDataset, detections: Sequence[ImageDetections]) -> list[dict]:
@@ -111,10 +106,8 @@ def coco_results(dataset: CocoDataset, detections: Sequence[ImageDetections]) ->
             raise ValueError(f"image {image_id}: expected its detections in one entry, got two entries")
         seen.add(image_id)
         boxes, scores, classes = _checked_arrays(entry, dataset.num_classes)
-        for box, score, class_index in zip(
-            boxes_to_xywh(boxes).tolist(), scores.tolist(), classes.tolist(), strict=True
-        ):
-            category_id = int(dataset.category_ids[class_index])
+        category_ids = np.asarray(dataset.category_ids)[classes].tolist()
+        for box, score, category_id in zip(boxes_to_xywh(boxes).tolist(), scores.tolist(), category_ids, strict=True):
             results.append({"image_id": image_id, "category_id": category_id, "bbox": box, "score": score})
     return results
 
@@ -184,33 +177,24 @@ def _index(ground_truth: dict, annotations: list[dict]) -> COCO:
     a match and takes 0 for "no match", and because two annotations with one id would become one.
     """
     coco = COCO()
-    numbered = []
-    for number, annotation in enumerate(annotations, start=1):
-        width, height = annotation["bbox"][2:]
-        defaults = {"area": width * height, "iscrowd": 0}
-        numbered.append({**defaults, **annotation, "id": number})
-    coco.dataset = {
-        "images": ground_truth["images"],
-        "categories": ground_truth["categories"],
-        "annotations": numbered,
-    }
+    numbered = [
+        {"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, **row, "id": number}
+        for number, row in enumerate(annotations, start=1)
+    ]
+    coco.dataset = {**ground_truth, "annotations": numbered}
     coco.createIndex()
     return coco
+
+
+def _average_precisions(precision: np.ndarray) -> dict[str, float | None]:
+    """AP over all thresholds and at two of them, from precisions [IoU, ...]."""
+    return {"AP": _mean(precision), "AP50": _mean(precision[_IOU_50]), "AP75": _mean(precision[_IOU_75])}
 
 
 def _mean(values: np.ndarray) -> float | None:
     """Average what is defined; pycocotools marks the rest with -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else None
-
-
-def _count_boxes(dataset: CocoDataset, image_ids: list[int]) -> dict[int, int]:
-    """Ground-truth boxes per category id in the evaluated images, crowds left out."""
-    evaluated, counts = set(image_ids), {}
-    for annotation in dataset.ground_truth["annotations"]:
-        if annotation["image_id"] in evaluated and not annotation.get("iscrowd", 0):
-            counts[annotation["category_id"]] = counts.get(annotation["category_id"], 0) + 1
-    return counts
 
 
 def check_ground_truth(dataset: CocoDataset) -> None:
@@ -225,18 +209,16 @@ def check_ground_truth(dataset: CocoDataset) -> None:
     Raises:
         DataError: when AP is 0.99 or less, or when there is no box to evaluate on.
     """
-    detections = []
-    for index, image_id in enumerate(dataset.image_ids):
-        boxes, classes = dataset.boxes_of(index), dataset.classes_of(index)
-        detections.append(
-            ImageDetections(
-                boxes=boxes,
-                scores=np.ones(len(boxes), np.float32),
-                classes=classes,
-                known=dataset.categories,
-                image_id=int(image_id),
-            )
+    detections = [
+        ImageDetections(
+            boxes=dataset.boxes_of(index),
+            scores=np.ones(len(dataset.boxes_of(index)), np.float32),
+            classes=dataset.classes_of(index),
+            known=dataset.categories,
+            image_id=image_id,
         )
+        for index, image_id in enumerate(dataset.image_ids.tolist())
+    ]
     most = max(map(len, detections), default=0)
     clipped = replace(dataset, ground_truth=_clipped(dataset.ground_truth))
     metrics = evaluate_detections(clipped, detections, max_detections=max(100, most))
@@ -244,10 +226,8 @@ def check_ground_truth(dataset: CocoDataset) -> None:
     if ap is None:
         raise DataError(f"{dataset.annotations_path}: has no boxes to evaluate on; give a file with annotated objects")
     if ap <= 0.99:
-        name, worst = min(
-            ((name, of_class["AP"]) for name, of_class in metrics["per_class"].items() if of_class["AP"] is not None),
-            key=lambda pair: pair[1],
-        )
+        rated = {name: row["AP"] for name, row in metrics["per_class"].items() if row["AP"] is not None}
+        name, worst = min(rated.items(), key=lambda pair: pair[1])
         raise DataError(
             f"{dataset.annotations_path}: its own boxes, evaluated as detections, get AP {ap:.3f} instead of 1 (worst "
             f"class: {name}, {worst:.3f}); check its ids, boxes and areas with dh-keras inspect-data"
@@ -276,23 +256,24 @@ def format_table(metrics: dict) -> str:
     Returns:
         Lines without a newline at the end: the totals, then one line per class in class order.
     """
-    total = "  ".join(f"{name} {_number(metrics[name])}" for name in METRIC_NAMES)
-    lines = [f"{total}  ({metrics['images']} images)"]
-    per_class = metrics["per_class"]
-    width = max([len(name) for name in per_class] + [len("class")])
+    per_class, by_head = metrics["per_class"], metrics.get("by_head", {})
+    lines = [f"{_totals(metrics)}  ({metrics['images']} images)"]
+    width = max(map(len, ["class", *per_class]))
     lines.append(f"{'class':<{width}}  {'boxes':>7}  {'AP':>5}  {'AP50':>5}  {'AP75':>5}")
     for name, of_class in per_class.items():
-        numbers = "  ".join(f"{_number(of_class[key]):>5}" for key in ("AP", "AP50", "AP75"))
+        numbers = "  ".join(f"{format_number(of_class[key]):>5}" for key in ("AP", "AP50", "AP75"))
         lines.append(f"{name:<{width}}  {of_class['boxes']:>7}  {numbers}")
-    by_head = metrics.get("by_head", {})
-    width = max(map(len, by_head), default=0)
     if by_head:
         lines.append("by head (score/box):")
-    lines += [
-        f"{key:<{width}}  " + "  ".join(f"{n} {_number(m[n])}" for n in METRIC_NAMES) for key, m in by_head.items()
-    ]
+    width = max(map(len, by_head), default=0)
+    lines += [f"{name:<{width}}  {_totals(of_head)}" for name, of_head in by_head.items()]
     return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
+def _totals(metrics: dict) -> str:
+    return "  ".join(f"{name} {format_number(metrics[name])}" for name in METRIC_NAMES)
+
+
+def format_number(value: float | None) -> str:
+    """Three decimals; n/a for a number that is not defined."""
     return "n/a" if value is None else f"{value:.3f}"

@@ -59,31 +59,28 @@ def draw_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], *
     figure = new_figure(2 * max(4.0, cells + room), max(4.0, cells + room) + 0.5, title)
     left, right = figure.subplots(1, 2)
     shades = np.log1p(counts) / max(float(np.log1p(counts).max()), 1e-9)  # rare confusions show too
-    _draw_matrix(left, shades, [[str(n) for n in row] for row in counts.tolist()], names)
-    left.set_title("counts", fontsize=10, loc="left")
-    _draw_matrix(right, shares, [[f"{share:.2f}" for share in row] for row in shares.tolist()], names)
-    right.set_title("share of the row", fontsize=10, loc="left")
+    _draw_matrix(left, "counts", shades, counts, "d", names)
+    _draw_matrix(right, "share of the row", shares, shares, ".2f", names)
     save_figure(figure, path)
 
 
-def _draw_matrix(axes: Axes, shades: np.ndarray, texts: list[list[str]], names: Sequence[str]) -> None:
+def _draw_matrix(
+    axes: Axes, title: str, shades: np.ndarray, numbers: np.ndarray, form: str, names: Sequence[str]
+) -> None:
     count = len(names)
-    shown = np.ma.array(shades, mask=np.zeros_like(shades, bool))
-    shown[-1, -1] = np.ma.masked  # how much nothing was found where nothing is has no number
+    axes.set_title(title, fontsize=10, loc="left")
+    shown = shades.astype(np.float64)
+    shown[-1, -1] = np.nan  # how much nothing was found where nothing is has no number
     axes.imshow(shown, aspect="auto", cmap="Blues", vmin=0, vmax=1)
     small = count > MAX_WRITTEN
     axes.set_xticks(range(count), names, rotation=90 if small or count > 6 else 30, ha="center" if small else "right")
     axes.set_yticks(range(count), names)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_fontsize(6 if small else 9)
+    axes.tick_params(labelsize=6 if small else 9)
     axes.set_xlabel(f"detected as ({BACKGROUND}: missed)", fontsize=9)
     axes.set_ylabel(f"annotated as ({BACKGROUND}: false detections)", fontsize=9)
     axes.axhline(count - 1.5, color="0.5", linewidth=0.8)
     axes.axvline(count - 1.5, color="0.5", linewidth=0.8)
-    if small:
-        return
-    for row in range(count):
-        for column in range(count):
-            if (row, column) != (count - 1, count - 1):
-                ink = "white" if shades[row, column] > 0.6 else "black"
-                axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=9, color=ink)
+    for (row, column), number in np.ndenumerate(numbers):
+        if not small and np.isfinite(shown[row, column]):
+            ink = "white" if shown[row, column] > 0.6 else "black"
+            axes.text(column, row, format(number, form), ha="center", va="center", fontsize=9, color=ink)

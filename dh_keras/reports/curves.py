@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from dh_keras.errors import DataError
 from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
@@ -67,7 +66,7 @@ def draw_curves(path: Path, rows: Sequence[Row], loss_weights: dict[str, float],
     _draw_losses(losses, rows, loss_weights)
     _draw_precision(precision, rows)
     _draw_rate(rate, rows, drops)
-    _draw_speed(figure, speed, rows)
+    _draw_speed(speed, rows)
     for axes in (losses, precision, rate, speed):
         whole_numbers(axes, [row["epoch"] for row in rows])
     save_figure(figure, path)
@@ -75,8 +74,7 @@ def draw_curves(path: Path, rows: Sequence[Row], loss_weights: dict[str, float],
 
 def _draw(axes: Axes, rows: Sequence[Row], names: dict[str, str], **style: Any) -> None:
     """Draw columns over the epochs; rows without a number are skipped, and few rows get dots."""
-    colors = line_colors(max(len(names), 1))
-    for color, (name, label) in zip(colors, names.items(), strict=True):
+    for color, (name, label) in zip(line_colors(len(names)), names.items(), strict=True):
         points = [(row["epoch"], row[name]) for row in rows if row[name] is not None]
         marker = "o" if len(points) <= 30 else None
         options = {"color": color, "linewidth": 1.6, "marker": marker, "markersize": 3.5, "label": label} | style
@@ -118,7 +116,7 @@ def _draw_rate(axes: Axes, rows: Sequence[Row], drops: Sequence[float]) -> None:
     axes.legend(fontsize=8, loc="best", framealpha=0.85)
 
 
-def _draw_speed(figure: Figure, axes: Axes, rows: Sequence[Row]) -> None:
+def _draw_speed(axes: Axes, rows: Sequence[Row]) -> None:
     (throughput, waiting) = line_colors(3)[1:]
     _draw(axes, rows, {"images_per_second": "images per second"}, color=throughput)
     style_panel(axes, title="speed", x="epoch", y="images per second")

@@ -4,7 +4,6 @@ import json
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +15,9 @@ from omegaconf import OmegaConf
 import dh_keras
 from dh_keras.config.schema import Config
 from dh_keras.data.dataset import CocoDataset
+from dh_keras.evaluation.coco_metrics import format_number
 from dh_keras.reports.curves import Row, best_row
-from dh_keras.reports.run_data import SplitFacts, uses_shapes
+from dh_keras.reports.run_data import SplitFacts, describe_split, describe_training_data, uses_shapes
 from dh_keras.run.run_folder import RunFolder
 
 FEW_TRAINING_BOXES = 100
@@ -54,9 +54,18 @@ SETTINGS = (
 )
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """What the card is written from.
+def write_model_card(
+    run: RunFolder,
+    *,
+    overrides: Sequence[str],
+    parameters: int,
+    val: CocoDataset,
+    own_data: bool,
+    metrics: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    history: Sequence[Row],
+) -> str:
+    """Return the page as Markdown.
 
     Args:
         run: the opened run.
@@ -64,83 +73,68 @@ class CardFacts:
         parameters: of the network.
         val: the dataset that was measured on.
         own_data: whether that is the validation split of the training.
-        val_facts: its counts.
-        train_facts: those of the training split, or why there are none.
         metrics: what `evaluate_found` returned.
         rows: what `class_rows` returned.
         history: rows of metrics.csv, empty without one.
     """
-
-    run: RunFolder
-    overrides: Sequence[str]
-    parameters: int
-    val: CocoDataset
-    own_data: bool
-    val_facts: SplitFacts
-    train_facts: SplitFacts | str
-    metrics: dict[str, Any]
-    rows: Sequence[dict[str, Any]]
-    history: Sequence[Row]
-
-
-def write_model_card(facts: CardFacts) -> str:
-    """Return the page as Markdown."""
     environment = Environment(
         loader=PackageLoader("dh_keras.reports"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "cell": _cell}
-    run, config = facts.run, OmegaConf.structured(facts.run.config)
+    environment.filters |= {"number": format_number, "cell": _cell}
+    config, train_facts, val_facts = OmegaConf.structured(run.config), describe_training_data(run), describe_split(val)
+    libraries = {name: import_module(name).__version__ for name in ("tensorflow", "keras", "numpy")}
     return environment.get_template("model_card.md").render(
         name=run.path.resolve().name,
         model_name=run.path.resolve().name.replace(" ", "_"),
         run=run.path,
         config=run.config,
-        overrides=facts.overrides,
+        overrides=overrides,
         weights=run.weights.name,
         weights_date=_day(run.weights.stat().st_mtime),
         date=_day(datetime.now(UTC).timestamp()),
-        parameters=f"{facts.parameters:,}",
-        classes=facts.rows,
-        class_list=_list_names([row["class"] for row in facts.rows]),
-        metrics={"by_head": None, **facts.metrics},
-        best=best_row(facts.history),
-        evaluations=len(facts.history),
-        val=facts.val_facts,
-        train=facts.train_facts,
-        val_files=(facts.val.annotations_path, facts.val.images_dir),
-        licence=describe_licence(run.config, facts.val),
+        parameters=f"{parameters:,}",
+        classes=rows,
+        class_list=_first([_cell(row["class"]) for row in rows], 20),
+        metrics={"by_head": None, **metrics},
+        best=best_row(history),
+        evaluations=len(history),
+        val=val_facts,
+        train=train_facts,
+        val_files=(val.annotations_path, val.images_dir),
+        licence=describe_licence(run.config, val),
         settings=[(key, _setting(OmegaConf.select(config, key))) for key in SETTINGS],
-        versions=versions(),
+        versions={"dh_keras": dh_keras.__version__, "python": platform.python_version(), **libraries},
         commit=source_commit(),
-        limits=known_limits(facts),
+        limits=known_limits(train_facts, val_facts, rows, own_data=own_data),
     )
 
 
-def known_limits(facts: CardFacts) -> list[str]:
+def known_limits(
+    train: SplitFacts | str, val: SplitFacts, rows: Sequence[dict[str, Any]], *, own_data: bool
+) -> list[str]:
     """Sentences about what was measured on too little, learnt from too little or is found badly."""
+    trained = {} if isinstance(train, str) else train.boxes
+    aps = {row["class"]: row["AP"] for row in rows if row["AP"] is not None}
+    few = f"fewer than {FEW_VALIDATION_BOXES}"
     lines = []
-    if isinstance(facts.train_facts, SplitFacts):
-        few = {name: n for name, n in facts.train_facts.boxes.items() if n < FEW_TRAINING_BOXES}
-        lines += _about_counts("Learnt from few boxes", few, f"fewer than {FEW_TRAINING_BOXES} each")
-    few = {name: n for name, n in facts.val_facts.boxes.items() if n < FEW_VALIDATION_BOXES}
-    lines += _about_counts("Measured on few boxes, so their AP is uncertain", few, f"fewer than {FEW_VALIDATION_BOXES}")
-    few = {size: n for size, n in facts.val_facts.sizes.items() if n < FEW_VALIDATION_BOXES}
-    lines += _about_counts("Sizes with few or no boxes to measure on", few, f"fewer than {FEW_VALIDATION_BOXES}")
-    low = {row["class"]: row["AP"] for row in facts.rows if row["AP"] is not None and row["AP"] < LOW_AP}
-    lines += _about_counts("Found badly", {name: f"{ap:.3f}" for name, ap in low.items()}, f"AP below {LOW_AP}")
-    total = sum(facts.val_facts.boxes.values())
-    chosen = ", which also chose the best weights; on new photographs expect a little less" if facts.own_data else ""
-    lines.append(f"The numbers are of {facts.val_facts.images} images and {total} boxes{chosen}.")
+    for what, values, limit in (
+        (f"Learnt from few boxes (fewer than {FEW_TRAINING_BOXES} each)", trained, FEW_TRAINING_BOXES),
+        (f"Measured on few boxes, so their AP is uncertain ({few})", val.boxes, FEW_VALIDATION_BOXES),
+        (f"Sizes with few or no boxes to measure on ({few})", val.sizes, FEW_VALIDATION_BOXES),
+        (f"Found badly (AP below {LOW_AP})", aps, LOW_AP),
+    ):
+        low = {name: value for name, value in values.items() if value < limit}
+        if low:
+            shown = [f"{_cell(name)} {n:.3f}" if values is aps else f"{_cell(name)} {n}" for name, n in low.items()]
+            lines.append(f"{what}: {_first(shown, 10)}.")
+    chosen = ", which also chose the best weights; on new photographs expect a little less" if own_data else ""
+    lines.append(f"The numbers are of {val.images} images and {sum(val.boxes.values())} boxes{chosen}.")
     lines.append("Wrong or missing boxes in the annotations lower every number; `worst/` often shows them.")
     return lines
 
 
-def _about_counts(what: str, counts: dict[str, Any], limit: str) -> list[str]:
-    if not counts:
-        return []
-    shown = [f"{_cell(name)} {value}" for name, value in list(counts.items())[:10]]
-    more = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
-    return [f"{what} ({limit}): {', '.join(shown)}{more}."]
+def _first(texts: Sequence[str], most: int) -> str:
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def describe_licence(config: Config, val: CocoDataset) -> str:
@@ -155,12 +149,6 @@ def describe_licence(config: Config, val: CocoDataset) -> str:
     if any(names):
         return f"as `{path.name}` says: {'; '.join(_cell(name) for name in names if name)}."
     return f"unknown; `{path.name}` names none. Ask whoever provided it before passing the model on."
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed the numbers."""
-    libraries = {name: import_module(name).__version__ for name in ("tensorflow", "keras", "numpy")}
-    return {"dh_keras": dh_keras.__version__, "python": platform.python_version(), **libraries}
 
 
 def source_commit() -> str | None:
@@ -181,17 +169,8 @@ def _setting(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _list_names(names: Sequence[str]) -> str:
-    shown = [_cell(name) for name in names[:20]]
-    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-
-
 def _day(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
 
 
 def _cell(text: Any) -> str:

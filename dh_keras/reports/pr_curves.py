@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from dh_keras.evaluation.coco_metrics import format_number
 from dh_keras.files import replaced_text
 from dh_keras.reports.matches import ClassMatches
 from dh_keras.reports.plotting import GREY, line_colors, new_figure, save_figure, style_panel
@@ -68,8 +69,8 @@ def draw_pr_curves(
     for axes, (iou, of_classes) in zip(figure.subplots(1, 2), curves.items(), strict=True):
         key = f"AP{round(iou * 100)}"
         _draw_panel(axes, of_classes, [metrics["per_class"][name][key] for name in class_names], class_names)
-        mean = "n/a" if metrics[key] is None else f"{metrics[key]:.3f}"
-        style_panel(axes, title=f"IoU at least {iou}: mean {key} {mean}", x="recall", y="precision")
+        title = f"IoU at least {iou}: mean {key} {format_number(metrics[key])}"
+        style_panel(axes, title=title, x="recall", y="precision")
         axes.set_xlim(-0.01, 1.01)
         axes.set_ylim(-0.02, 1.03)
         place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {"loc": "lower left"}

@@ -62,10 +62,10 @@ def load_validation(run: RunFolder, annotations: str | Path | None, images: str 
     if (annotations is None) != (images is None):
         given, lacking = ("--annotations", "--images") if images is None else ("--images", "--annotations")
         raise DataError(f"{given}: needs {lacking} with it")
-    if annotations is not None:
-        dataset = load_coco(annotations, images, categories=run.categories)
-    else:
+    if annotations is None:
         dataset = _load_own_validation(run)
+    else:
+        dataset = load_coco(annotations, images, categories=run.categories)
     if not len(dataset.boxes):
         raise DataError(f"{dataset.annotations_path}: has no boxes to evaluate on; give a file with annotated objects")
     return dataset

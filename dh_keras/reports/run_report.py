@@ -15,9 +15,9 @@ from dh_keras.reports.confusion import confusion_counts, draw_confusion
 from dh_keras.reports.curves import Row, draw_curves, read_metrics
 from dh_keras.reports.examples import rank_images, write_ranked
 from dh_keras.reports.matches import match_classes, match_images
-from dh_keras.reports.model_card import CardFacts, write_model_card
+from dh_keras.reports.model_card import write_model_card
 from dh_keras.reports.pr_curves import class_rows, draw_pr_curves, precision_recall, write_class_rows
-from dh_keras.reports.run_data import describe_split, describe_training_data, load_validation
+from dh_keras.reports.run_data import load_validation
 from dh_keras.run.run_folder import METRICS_FILE, open_run
 
 PICTURE_SCORE = 0.5
@@ -68,19 +68,17 @@ def analyze_run(
     _write_curves(run.path, history, run.config)
     rows = _write_classes(run.path, val, detections, metrics, detector.max_detections)
     _write_images(run.path, val, detections, score)
-    facts = CardFacts(
-        run=run,
+    card = write_model_card(
+        run,
         overrides=overrides,
         parameters=detector.model.count_params(),
         val=val,
         own_data=bool(history) and annotations is None,
-        val_facts=describe_split(val),
-        train_facts=describe_training_data(run),
         metrics=metrics,
         rows=rows,
         history=history,
     )
-    write_text(run.path / CARD_FILE, write_model_card(facts))
+    write_text(run.path / CARD_FILE, card)
     written = [CURVES_FILE] * bool(history) + [PR_FILE, CONFUSION_FILE, CLASSES_TABLE, CARD_FILE]
     print(f"written into {run.path}: {', '.join(written)}, {WORST_DIR}/, {BEST_DIR}/")
     return metrics

@@ -28,9 +28,6 @@ from dh_keras.inference.served import read_served, split_by_image
 # The server takes messages up to this size; a gRPC client takes 4 MB unless it is told otherwise.
 MAX_MESSAGE_BYTES = 2**31 - 1
 
-_CHECK_MODEL = "check the model's name and version, or wait until it is loaded"
-_NO_DETECTIONS = "the answer holds no detections; is it a model that dh-keras export wrote?"
-
 # JPEG or PNG files of any sizes, or RGB pixels uint8 [B, H, W, 3].
 Images = Sequence[bytes] | np.ndarray
 Client = Callable[[Images], list[ImageDetections]]
@@ -83,10 +80,7 @@ class RestClient:
             raise ServerError(f"{self.url}: cannot be reached: {_text(reason)}") from error
         except ValueError as error:
             raise ServerError(f"{self.url}: the answer is not JSON; is this the server's REST port?") from error
-        try:
-            return parse_rest_response(reply)
-        except ValueError as error:
-            raise ServerError(f"{self.url}: {error}") from error
+        return _read_answer(self.url, parse_rest_response, reply)
 
 
 class GrpcClient:
@@ -119,10 +113,7 @@ class GrpcClient:
             response = self._predict(grpc_request(images, self.model, version=self.version), timeout=self.timeout)
         except grpc.RpcError as error:
             raise _grpc_error(name, self.timeout, error) from error
-        try:
-            return parse_grpc_response(response)
-        except ValueError as error:
-            raise ServerError(f"{name}: {error}") from error
+        return _read_answer(name, parse_grpc_response, response)
 
 
 def rest_url(server: str, model: str, version: int | None = None) -> str:
@@ -158,13 +149,10 @@ def parse_rest_response(reply: Any) -> list[ImageDetections]:
     """Read the body of a REST answer in row format ("predictions") or column format ("outputs").
 
     Raises:
-        ValueError: when it does not hold detections.
+        LookupError, TypeError, ValueError: when it does not hold detections.
     """
-    try:
-        rows = reply["predictions"] if "predictions" in reply else split_by_image(reply["outputs"])
-        return [read_served(row) for row in rows]
-    except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{_NO_DETECTIONS} ({_text(error)})") from error
+    rows = reply["predictions"] if "predictions" in reply else split_by_image(reply["outputs"])
+    return [read_served(row) for row in rows]
 
 
 def grpc_request(images: Images, model: str, *, version: int | None = None) -> Any:
@@ -181,16 +169,9 @@ def grpc_request(images: Images, model: str, *, version: int | None = None) -> A
 
 
 def parse_grpc_response(response: Any) -> list[ImageDetections]:
-    """Read a `PredictResponse`.
-
-    Raises:
-        ValueError: when it does not hold detections.
-    """
-    try:
-        columns = {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
-        return [read_served(row) for row in split_by_image(columns)]
-    except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{_NO_DETECTIONS} ({_text(error)})") from error
+    """Read a `PredictResponse`; raises what `parse_rest_response` does."""
+    columns = {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
+    return [read_served(row) for row in split_by_image(columns)]
 
 
 def predict_on_server(client: Client, paths: Sequence[Path], output: str | Path, *, score: float) -> list[str]:
@@ -214,18 +195,21 @@ def predict_on_server(client: Client, paths: Sequence[Path], output: str | Path,
     require_absent(file)
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
-    try:
-        for path in tqdm(paths, unit="image", disable=len(paths) < 2):
-            try:
-                rows.append(_detect_file(client, path, score))
-                tqdm.write(f"{path}: {len(rows[-1]['detections'])} detection(s) above {score:.2f}")
-            except DataError as error:
-                faults.append(str(error))
-    except ServerError:
-        if rows:
-            _write_predictions(file, rows)
-        raise
-    _write_predictions(file, rows)
+    failure = None
+    for path in tqdm(paths, unit="image", disable=len(paths) < 2):
+        try:
+            rows.append(_detect_file(client, path, score))
+            tqdm.write(f"{path}: {len(rows[-1]['detections'])} detection(s) above {score:.2f}")
+        except DataError as error:
+            faults.append(str(error))
+        except ServerError as error:
+            failure = error
+            break
+    if rows or not failure:
+        with new_file(file) as partial:
+            write_json(partial, rows)
+    if failure:
+        raise failure
     return faults
 
 
@@ -237,11 +221,6 @@ def _detect_file(client: Client, path: Path, score: float) -> dict[str, Any]:
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     return describe_image(path, image.shape[:2], result.above(score))
-
-
-def _write_predictions(file: Path, rows: list[dict[str, Any]]) -> None:
-    with new_file(file) as partial:
-        write_json(partial, rows)
 
 
 def _serving_api() -> tuple[Any, Any, Any]:
@@ -261,6 +240,14 @@ def _signature(images: Images) -> tuple[str, str]:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
         raise ValueError(f"`images` must be files or uint8 [B, H, W, 3], got {images.dtype} {list(images.shape)}")
     return "serve_image", "images"
+
+
+def _read_answer(name: str, parse: Callable[[Any], list[ImageDetections]], answer: Any) -> list[ImageDetections]:
+    try:
+        return parse(answer)
+    except (LookupError, TypeError, ValueError) as error:
+        advice = "the answer holds no detections; is it a model that dh-keras export wrote?"
+        raise ServerError(f"{name}: {advice} ({_text(error)})") from error
 
 
 def _rest_error(url: str, error: urllib.error.HTTPError) -> UserError:
@@ -287,7 +274,7 @@ def _grpc_error(name: str, timeout: float, error: Any) -> UserError:
 def _server_says(name: str, message: str, *, refused: bool, unknown: bool) -> UserError:
     if refused:
         return DataError(f"{name}: the server refuses the request: {message}")
-    advice = f"; {_CHECK_MODEL}" if unknown else ""
+    advice = "; check the model's name and version, or wait until it is loaded" if unknown else ""
     return ServerError(f"{name}: the server answers: {message}{advice}")
 
 

@@ -5,6 +5,7 @@ need are declared here, so that nothing of TensorFlow Serving must be installed.
 Letters: B batch, H W C.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +66,9 @@ def warmup_requests() -> list[WarmupRequest]:
     Returns:
         serving_default with 1 (landscape), 1 (portrait), 2 and 4 (mixed) JPEG files; serve_image with one image.
     """
-    random = np.random.default_rng(0)
+    random, encode = np.random.default_rng(0), functools.partial(tf.io.encode_jpeg, quality=JPEG_QUALITY)
     requests = [
-        WarmupRequest("serving_default", {"image_bytes": [_jpeg(_photograph(random, size)) for size in sizes]})
+        WarmupRequest("serving_default", {"image_bytes": [encode(_photograph(random, size)).numpy() for size in sizes]})
         for sizes in BATCHES
     ]
     return [*requests, WarmupRequest("serve_image", {"images": _photograph(random, LANDSCAPE)[None]})]
@@ -101,10 +102,6 @@ def _photograph(random: np.random.Generator, size: tuple[int, int]) -> np.ndarra
     rows, columns = np.linspace(0, 100, size[0]), np.linspace(0, 100, size[1])
     gradient = (rows[:, None] + columns)[:, :, None] + np.array([0.0, 20.0, 40.0])
     return (gradient + random.uniform(-10, 10, gradient.shape)).clip(0, 255).astype(np.uint8)
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    return tf.io.encode_jpeg(image, quality=JPEG_QUALITY).numpy()
 
 
 def _prediction_log(model_name: str, request: WarmupRequest) -> bytes:

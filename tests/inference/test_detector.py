@@ -16,8 +16,7 @@ from dh_keras.errors import DataError, WriteError
 from dh_keras.inference.detector import Detector, evaluate_detector
 from dh_keras.inference.served import read_served, split_by_image
 from dh_keras.run.run_folder import open_run
-from dh_keras.serving.export import export_saved_model
-from dh_keras.serving.verification import compare_detectors, match_detections
+from dh_keras.serving.export import compare_detectors, export_saved_model, match_detections
 
 ROOT = Path(__file__).resolve().parents[2]
 

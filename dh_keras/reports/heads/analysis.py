@@ -11,6 +11,7 @@ import numpy as np
 
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.errors import DataError
+from dh_keras.evaluation.coco_metrics import format_number
 from dh_keras.files import filled_folder, require_new_folder, require_writable, write_json
 from dh_keras.reports.heads.charts import draw_figures
 from dh_keras.reports.heads.measurement import KINDS, HeadMeasurements, images_with_objects, measure_heads
@@ -24,7 +25,6 @@ from dh_keras.reports.heads.statistics import (
     pearson_by_object,
     size_masks,
 )
-from dh_keras.run.run_folder import RunFolder
 
 OUTPUT_DIR = "heads"
 NUMBERS_FILE = "heads.json"
@@ -60,7 +60,10 @@ def analyze_heads(
     if limit is not None and limit < 1:
         raise DataError(f"--limit: expected at least 1 image, got {limit}")
     runs = open_comparable_runs(models, overrides)
-    folder = _output_folder(output, runs[0])
+    folder = runs[0].path / OUTPUT_DIR if output is None else Path(output)
+    if output is not None:
+        require_new_folder(folder)
+    require_writable(folder, _OUTPUT_BYTES)
     dataset = load_coco(annotations, images, categories=runs[0].categories)
     print(f"data: {dataset.summary()}")
     indices = images_with_objects(dataset, limit=limit)
@@ -77,15 +80,6 @@ def analyze_heads(
     return results, folder
 
 
-def _output_folder(output: str | Path | None, run: RunFolder) -> Path:
-    """Where to write, looked at before minutes of work."""
-    folder = run.path / OUTPUT_DIR if output is None else Path(output)
-    if output is not None:
-        require_new_folder(folder)
-    require_writable(folder, _OUTPUT_BYTES)
-    return folder
-
-
 def summarize_heads(measured: HeadMeasurements) -> dict[str, Any]:
     """Numbers of the section, ready for JSON; None stands where there is nothing to measure on.
 
@@ -100,6 +94,7 @@ def summarize_heads(measured: HeadMeasurements) -> dict[str, Any]:
         kind: pearson_by_object(measured.ious, scores, measured.object_index, num_objects=len(measured.areas))
         for kind, scores in measured.scores.items()
     }
+    sizes = size_masks(measured.areas)
     correlations = ("feature_correlation", "weight_correlation")
     return {
         "images": measured.images,
@@ -108,9 +103,7 @@ def summarize_heads(measured: HeadMeasurements) -> dict[str, Any]:
         "windows_left_out": {"outside": measured.outside, "nearer_another": measured.nearer_another},
         "windows_per_second": round(measured.windows_per_second),
         "iou_bins": np.linspace(0, 1, IOU_BINS + 1).round(6).tolist(),
-        "by_size": {
-            name: _summarize_objects(measured, pearson, mask) for name, mask in size_masks(measured.areas).items()
-        },
+        "by_size": {name: _summarize_objects(measured, pearson, mask) for name, mask in sizes.items()},
         **{
             name: {kind: describe_correlation(matrix) for kind, matrix in getattr(measured, name).items()}
             for name in correlations
@@ -127,19 +120,19 @@ def _summarize_objects(measured: HeadMeasurements, pearson: dict[str, np.ndarray
         "pearson_fc_minus_conv": mean_and_error(pearson["fc"][mask] - pearson["conv"][mask]),
     }
     for kind in KINDS:
-        scores = bin_statistics(ious, measured.scores[kind][windows], bins=IOU_BINS)
-        boxes = bin_statistics(ious, measured.box_ious[kind][windows], bins=IOU_BINS)
+        count, score_mean, score_std = bin_statistics(ious, measured.scores[kind][windows], bins=IOU_BINS)
+        _, box_iou_mean, box_iou_std = bin_statistics(ious, measured.box_ious[kind][windows], bins=IOU_BINS)
         own = pearson[kind][mask]
         varying = own[np.isfinite(own)]
-        summary["windows_per_bin"] = scores.count.tolist()
+        summary["windows_per_bin"] = count.tolist()
         summary[kind] = {
             "pearson": finite_mean(own),
             "pearson_std": float(varying.std()) if len(varying) else None,
             "constant_scores": len(own) - len(varying),
-            "score_mean": _without_nan(scores.mean),
-            "score_std": _without_nan(scores.std),
-            "box_iou_mean": _without_nan(boxes.mean),
-            "box_iou_std": _without_nan(boxes.std),
+            "score_mean": _without_nan(score_mean),
+            "score_std": _without_nan(score_std),
+            "box_iou_mean": _without_nan(box_iou_mean),
+            "box_iou_std": _without_nan(box_iou_std),
         }
     return summary
 
@@ -158,29 +151,22 @@ def format_heads(results: dict[str, Any]) -> str:
         _row("score ~ IoU, Pearson", "objects", "fc", "conv", "fc - conv", "std. error", "constant fc", "conv"),
     ]
     for name, row in results["by_size"].items():
-        difference = (_number(row["pearson_fc_minus_conv"][key]) for key in ("mean", "standard_error"))
-        constant = (row[kind]["constant_scores"] for kind in KINDS)
-        lines.append(_row(name, row["objects"], *_both(row, "pearson"), *difference, *constant))
+        difference = row["pearson_fc_minus_conv"]
+        pearson, constant = ([row[kind][key] for kind in KINDS] for key in ("pearson", "constant_scores"))
+        lines.append(_row(name, row["objects"], *pearson, difference["mean"], difference["standard_error"], *constant))
     lines.append(_row("IoU of the window", "windows", "score fc", "conv", "box IoU fc", "conv"))
     everything, edges = results["by_size"]["all"], results["iou_bins"]
     for index, count in enumerate(everything["windows_per_bin"]):
-        means = [_number(everything[kind][key][index]) for key in ("score_mean", "box_iou_mean") for kind in KINDS]
+        means = [everything[kind][key][index] for key in ("score_mean", "box_iou_mean") for kind in KINDS]
         lines.append(_row(f"{edges[index]:.2f} to {edges[index + 1]:.2f}", count, *means))
     lines.append(_row("between cells, Pearson", "", "fc", "conv"))
     for name in ("feature", "weight"):
         for key in ("all_pairs", "neighbours"):
-            label = f"{name}s, {key.replace('_', ' ')}"
-            lines.append(_row(label, "", *_both(results[f"{name}_correlation"], key)))
+            correlations = (results[f"{name}_correlation"][kind][key] for kind in KINDS)
+            lines.append(_row(f"{name}s, {key.replace('_', ' ')}", "", *correlations))
     return "\n".join(lines)
 
 
-def _row(label: str, count: object, *cells: object) -> str:
-    return f"{label:<24}{count:>8}" + "".join(f"{cell:>12}" for cell in cells)
-
-
-def _both(row: dict[str, Any], key: str) -> tuple[str, ...]:
-    return tuple(_number(row[kind][key]) for kind in KINDS)
-
-
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
+def _row(label: str, count: int | str, *cells: str | float | None) -> str:
+    texts = (cell if isinstance(cell, str | int) else format_number(cell) for cell in cells)
+    return f"{label:<24}{count:>8}" + "".join(f"{text:>12}" for text in texts)

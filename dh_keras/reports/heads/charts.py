@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from dh_keras.evaluation.coco_metrics import format_number
 from dh_keras.reports.plotting import new_figure, save_figure, say_nothing_to_show, style_panel
 
 COLORS = {"fc": "tab:blue", "conv": "tab:orange"}
@@ -106,7 +107,7 @@ def _draw_correlations(
     # A cell's correlation with itself is above the limit: it would leave no colours for the rest.
     limit = max(0.05, *(np.nanmax(np.abs(matrix - np.eye(len(matrix))), initial=0.0) for matrix in matrices.values()))
     for axes, (kind, name) in zip(figure.subplots(1, 2), names.items(), strict=True):
-        pairs, neighbours = ("n/a" if value is None else f"{value:.3f}" for value in numbers[kind].values())
+        pairs, neighbours = map(format_number, numbers[kind].values())
         style_panel(axes, title=f"{name}\nall pairs {pairs}, neighbours {neighbours}", x="column", y="row")
         picture = _draw_map_of_maps(axes, matrices[kind], limit)
     figure.colorbar(picture, ax=figure.axes, label="Pearson correlation; black: with itself", shrink=0.85, extend="max")

@@ -14,7 +14,7 @@ from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
 from dh_keras.errors import DataError
 from dh_keras.reports.heads.probe import CELLS, HeadProbe
-from dh_keras.reports.heads.sliding_windows import Windows, sliding_windows
+from dh_keras.reports.heads.sliding_windows import sliding_windows
 from dh_keras.reports.heads.statistics import MeanCorrelation
 
 KINDS = ("fc", "conv")
@@ -30,7 +30,7 @@ class HeadMeasurements:
         ious: float32 [M], of window and object.
         scores: for "fc" and "conv" float32 [M], of the object's class.
         box_ious: for "fc" and "conv" float32 [M], of regressed box and object.
-        feature_correlation: for "fc" and "conv" float64 [49, 49], see `ProbedImage.cell_maps`; over the objects.
+        feature_correlation: for "fc" and "conv" float64 [49, 49], see `HeadProbe.cell_maps`; over the objects.
         weight_correlation: for "fc" and "conv", see `HeadProbe.weight_correlations`.
         images: number of images with objects.
         outside, nearer_another: windows left out, see `Windows`.
@@ -71,13 +71,19 @@ def measure_heads(probes: Sequence[HeadProbe], dataset: CocoDataset, indices: np
         indices: of `images_with_objects`.
     """
     correlations = {kind: MeanCorrelation(CELLS) for kind in KINDS}
-    windows, answers, started = [], [], time.perf_counter()
+    windows, answers, started = [], {kind: [] for kind in KINDS}, time.perf_counter()
     for index, image in tqdm(image_dataset(dataset, indices).as_numpy_iterator(), total=len(indices), unit="image"):
         boxes, classes = dataset.boxes_of(index), dataset.classes_of(index)
         windows.append(sliding_windows(boxes, classes, image.shape[:2]))
-        answers.append(_ask(probes, image, boxes, classes, windows[-1], correlations))
+        own = windows[-1].object_index
+        for probe in probes:
+            features = probe.open_image(image)
+            for kind, answer in probe.judge(features, windows[-1].boxes, boxes[own], classes[own]).items():
+                answers[kind].append(answer)
+            for kind, cells in probe.cell_maps(features, boxes).items():
+                correlations[kind].add(cells)
     seconds = time.perf_counter() - started
-    joined = {kind: np.concatenate([answer[kind] for answer in answers], axis=1) for kind in KINDS}
+    joined = {kind: np.concatenate(of_images, axis=1) for kind, of_images in answers.items()}
     objects = [dataset.boxes_of(index) for index in indices]
     first_object = np.cumsum([0, *map(len, objects)])
     boxes = np.concatenate(objects).astype(np.float64)
@@ -94,22 +100,3 @@ def measure_heads(probes: Sequence[HeadProbe], dataset: CocoDataset, indices: np
         nearer_another=sum(w.nearer_another for w in windows),
         windows_per_second=joined["fc"].shape[1] / seconds,
     )
-
-
-def _ask(
-    probes: Sequence[HeadProbe],
-    image: np.ndarray,
-    boxes: np.ndarray,
-    classes: np.ndarray,
-    windows: Windows,
-    correlations: dict[str, MeanCorrelation],
-) -> dict[str, np.ndarray]:
-    """Answers of `ProbedImage.judge` for an image; the feature maps of its objects go into the correlations."""
-    answers: dict[str, np.ndarray] = {}
-    own = windows.object_index
-    for probe in probes:
-        probed = probe.open_image(image)
-        answers |= probed.judge(windows.boxes, boxes[own], classes[own])
-        for kind, cells in probed.cell_maps(boxes).items():
-            correlations[kind].add(cells)
-    return answers

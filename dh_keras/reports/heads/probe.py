@@ -5,6 +5,7 @@ Letters: M windows, G objects, S = 49 cells of an RoI, C channels.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -54,9 +55,43 @@ class HeadProbe:
         self._judge = tf.function(self._judge_eagerly, input_signature=signature, autograph=False)
         self._pool = tf.function(self._map_cells, input_signature=[pyramid, boxes], autograph=False)
 
-    def open_image(self, image: np.ndarray) -> "ProbedImage":
-        """Compute the pyramid of an upright RGB image uint8 [H, W, 3]."""
-        return ProbedImage(self, *self._extract(tf.constant(image)))
+    def open_image(self, image: np.ndarray) -> "ImageFeatures":
+        """Compute the features of an upright RGB image uint8 [H, W, 3]."""
+        pyramid, resized_size, factors = self._extract(tf.constant(image))
+        return ImageFeatures(pyramid, resized_size, np.tile(factors.numpy(), 2))
+
+    def judge(
+        self, image: "ImageFeatures", windows: np.ndarray, gt_boxes: np.ndarray, gt_classes: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Score and regress windows, given in pixels of the upright original image.
+
+        Args:
+            image: of `open_image`.
+            windows: float32 [M, 4].
+            gt_boxes: float32 [M, 4], the object of each window.
+            gt_classes: int32 [M], its class.
+
+        Returns:
+            For each kind of head float32 [2, M]: the score of the object's class, and the IoU of the object with the
+            box that this class's deltas make of the window, clipped to the image.
+        """
+        rows = (windows * image.factors, gt_boxes * image.factors, gt_classes)
+        answers = {kind: [np.empty((2, 0), np.float32)] for kind in self.kinds}
+        for start in range(0, len(windows), _CHUNK):
+            chunk = [row[start : start + _CHUNK] for row in rows]
+            for kind, answer in self._judge(image.pyramid, image.resized_size, *chunk).items():
+                answers[kind].append(answer)
+        return {kind: np.concatenate(of_chunks, axis=1) for kind, of_chunks in answers.items()}
+
+    def cell_maps(self, image: "ImageFeatures", boxes: np.ndarray) -> dict[str, np.ndarray]:
+        """Feature maps of boxes float32 [G, 4], cell by cell, for each kind of head.
+
+        Returns:
+            "conv": float32 [G, S, C], the map that the conv-head averages for its predictors (after a ReLU).
+            "fc": float32 [G, S, C], what each cell alone contributes to the first fully connected layer. That layer
+            is a 7x7 convolution whose 49 products are summed; these are the products, before sum, bias and ReLU.
+        """
+        return {kind: cells.numpy() for kind, cells in self._pool(image.pyramid, boxes * image.factors).items()}
 
     def weight_correlations(self) -> dict[str, np.ndarray]:
         """Correlation between the places of the heads' weights, by kind of head; see `cell_correlations`.
@@ -105,58 +140,27 @@ class HeadProbe:
         maps = {}
         for kind, head in self._heads.items():
             features = self.model.roi_align[kind](pyramid, boxes, image_index, training=False)
-            cells = _fc_cell_outputs(head, features) if kind == "fc" else head.feature_map(features, training=False)
+            if kind == "conv":
+                cells = head.feature_map(features, training=False)
+            else:  # the addends [G, 7, 7, channels] of the first layer
+                kernel = tf.reshape(head.fc1.kernel, [*features.shape[1:], head.channels])
+                cells = tf.einsum("rhwc,hwcd->rhwd", features, kernel)
             maps[kind] = tf.reshape(cells, [-1, CELLS, cells.shape[-1]])
         return maps
 
 
-class ProbedImage:
-    """An image that a probe has looked at; boxes are given in pixels of the upright original image.
+class ImageFeatures(NamedTuple):
+    """What a probe keeps of an image.
 
     Args:
-        probe: whose heads.
         pyramid: "P2".."P5", float32 [1, H, W, C].
         resized_size: int32 [2], (height, width), pixels.
-        factors: float32 [2], (y, x), from original to resized pixels.
+        factors: float32 [4], (y, x, y, x), from original to resized pixels.
     """
 
-    def __init__(self, probe: HeadProbe, pyramid: dict[str, tf.Tensor], resized_size: tf.Tensor, factors: tf.Tensor):
-        self._probe = probe
-        self._pyramid = pyramid
-        self._resized_size = resized_size
-        self._factors = np.tile(factors.numpy(), 2)
-
-    def judge(self, windows: np.ndarray, gt_boxes: np.ndarray, gt_classes: np.ndarray) -> dict[str, np.ndarray]:
-        """Score and regress windows.
-
-        Args:
-            windows: float32 [M, 4].
-            gt_boxes: float32 [M, 4], the object of each window.
-            gt_classes: int32 [M], its class.
-
-        Returns:
-            For each kind of head float32 [2, M]: the score of the object's class, and the IoU of the object with the
-            box that this class's deltas make of the window, clipped to the image.
-        """
-        rows = (windows * self._factors, gt_boxes * self._factors, gt_classes)
-        answers = []
-        for start in range(0, len(windows), _CHUNK):
-            chunk = [row[start : start + _CHUNK] for row in rows]
-            answers.append(self._probe._judge(self._pyramid, self._resized_size, *chunk))
-        return {
-            kind: np.concatenate([np.empty((2, 0), np.float32), *(answer[kind] for answer in answers)], axis=1)
-            for kind in self._probe.kinds
-        }
-
-    def cell_maps(self, boxes: np.ndarray) -> dict[str, np.ndarray]:
-        """Feature maps of boxes float32 [G, 4], cell by cell, for each kind of head.
-
-        Returns:
-            "conv": float32 [G, S, C], the map that the conv-head averages for its predictors (after a ReLU).
-            "fc": float32 [G, S, C], what each cell alone contributes to the first fully connected layer. That layer
-            is a 7x7 convolution whose 49 products are summed; these are the products, before sum, bias and ReLU.
-        """
-        return {name: cells.numpy() for name, cells in self._probe._pool(self._pyramid, boxes * self._factors).items()}
+    pyramid: dict[str, tf.Tensor]
+    resized_size: tf.Tensor
+    factors: np.ndarray
 
 
 def open_comparable_runs(models: Sequence[str | Path], overrides: Sequence[str] = ()) -> list[RunFolder]:
@@ -174,7 +178,12 @@ def open_comparable_runs(models: Sequence[str | Path], overrides: Sequence[str] 
     """
     if not 1 <= len(models) <= 2:
         raise DataError(f"expected one model or two, got {len(models)}: {' '.join(map(str, models))}")
-    runs = [_open_run(Path(path), overrides) for path in models]
+    runs = []
+    for path in map(Path, models):
+        if not is_run_folder(path) and (path / "saved_model.pb").is_file():
+            advice = "give the run folder that it was exported from"
+            raise DataError(f"{path}: a SavedModel gives detections only; {advice}")
+        runs.append(open_run(path, overrides))
     variants = [run.config.model.variant for run in runs]
     if variants != ["double_head_ext"] and sorted(variants) != ["single_conv", "single_fc"]:
         found = " and ".join(f"{run.path} is {_describe(run.config.model.variant)}" for run in runs)
@@ -188,23 +197,11 @@ def open_comparable_runs(models: Sequence[str | Path], overrides: Sequence[str] 
     return runs
 
 
-def _open_run(path: Path, overrides: Sequence[str]) -> RunFolder:
-    if not is_run_folder(path) and (path / "saved_model.pb").is_file():
-        raise DataError(f"{path}: a SavedModel gives detections only; give the run folder that it was exported from")
-    return open_run(path, overrides)
-
-
 def _describe(variant: str) -> str:
     """A variant's name and what it lacks for a comparison of the heads."""
     specs = VARIANTS[variant].heads
     heads = [f"{spec.kind} for {' and '.join(spec.classes * ['classes'] + spec.boxes * ['boxes'])}" for spec in specs]
     return f"{variant} ({', '.join(heads)})"
-
-
-def _fc_cell_outputs(head: FCHead, roi_features: tf.Tensor) -> tf.Tensor:
-    """Float [R, 7, 7, C] to the addends [R, 7, 7, channels] of the first layer."""
-    kernel = tf.reshape(head.fc1.kernel, [*roi_features.shape[1:], head.channels])
-    return tf.einsum("rhwc,hwcd->rhwd", roi_features, kernel)
 
 
 def _weight_correlation(head: FCHead | ConvHead) -> np.ndarray:

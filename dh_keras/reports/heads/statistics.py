@@ -3,8 +3,6 @@
 Letters: M windows, G objects, S cells of a feature map or of a kernel, C channels.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 # COCO's limits of small and medium objects, square pixels of the original image.
@@ -14,29 +12,19 @@ SIZES = ("all", "small", "medium", "large")
 _SCORE_STEP = 1e-7
 
 
-class BinStatistics(NamedTuple):
-    """Values grouped by IoU, each [bins]; mean and standard deviation are NaN where a bin is empty.
+def bin_statistics(ious: np.ndarray, values: np.ndarray, *, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Group values [M] into equal bins of IoU [M] in 0..1; the last bin includes 1.
 
-    Args:
-        count: int64.
-        mean: float64.
-        std: float64, of the values themselves.
+    Returns:
+        int64 [bins], number of values; float64 [bins] each, their mean and standard deviation, NaN in an empty bin.
     """
-
-    count: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
-
-
-def bin_statistics(ious: np.ndarray, values: np.ndarray, *, bins: int) -> BinStatistics:
-    """Mean and spread of values [M] in equal bins of IoU [M] in 0..1; the last bin includes 1."""
     index = np.minimum((np.asarray(ious, np.float64) * bins).astype(np.int64), bins - 1)
     values = np.asarray(values, np.float64)
     count = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(index, values, minlength=bins) / count
         std = np.sqrt(np.bincount(index, (values - mean[index]) ** 2, minlength=bins) / count)
-    return BinStatistics(count, mean, std)
+    return count, mean, std
 
 
 def pearson_by_object(
