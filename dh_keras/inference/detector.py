@@ -18,7 +18,7 @@ from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
 from dh_keras.errors import DataError
 from dh_keras.evaluation.coco_metrics import evaluate_found
-from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS, HeadCombination
+from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.inference.photographs import read_image_file, undecodable
 from dh_keras.inference.served import read_served, split_by_image
@@ -204,7 +204,7 @@ class ModelDetector(Detector):
         variant = self.model.variant
         if not (len(variant.heads) == 2 and all(spec.classes and spec.boxes for spec in variant.heads)):
             return ()
-        own = HeadCombination(variant.score_from, variant.boxes_from).name
+        own = f"{variant.score_from}/{variant.boxes_from}"
         return (own, *(name for name in HEAD_COMBINATIONS if name != own))
 
     def _serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:

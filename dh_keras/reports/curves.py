@@ -6,17 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from dh_keras.errors import DataError
 from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
-from dh_keras.reports.plotting import (
-    line_colors,
-    new_figure,
-    save_figure,
-    say_nothing_to_show,
-    style_panel,
-    whole_numbers,
-)
+from dh_keras.reports.plotting import line_colors, new_figure, save_figure, say_nothing_to_show, style_panel
 
 NEEDED = ("epoch", "step", *LOSS_NAMES, "total_loss", "lr", "images_per_second", "data_wait", "AP", "AP50", "AP75")
 Row = dict[str, float | None]
@@ -67,8 +61,11 @@ def draw_curves(path: Path, rows: Sequence[Row], loss_weights: dict[str, float],
     _draw_precision(precision, rows)
     _draw_rate(rate, rows, drops)
     _draw_speed(speed, rows)
+    epochs = {row["epoch"] for row in rows}
     for axes in (losses, precision, rate, speed):
-        whole_numbers(axes, [row["epoch"] for row in rows])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(epochs) == 1:  # in the middle
+            axes.set_xlim(min(epochs) - 1, min(epochs) + 1)
     save_figure(figure, path)
 
 

@@ -1,11 +1,9 @@
 """What the figures share: colours, panels for one legend, and the file."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dh_keras.files import replaced_file
 from dh_keras.inference.drawing import class_colors
@@ -39,13 +37,6 @@ def style_panel(axes: Axes, *, title: str, x: str, y: str) -> None:
     axes.tick_params(labelsize=8)
     axes.grid(True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-def whole_numbers(axes: Axes, values: Sequence[float]) -> None:
-    """Put ticks of the x axis on whole numbers, and one value alone in its middle."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(set(values)) == 1:
-        axes.set_xlim(values[0] - 1, values[0] + 1)
 
 
 def say_nothing_to_show(axes: Axes, reason: str) -> None:

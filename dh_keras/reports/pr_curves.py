@@ -71,8 +71,7 @@ def draw_pr_curves(
         _draw_panel(axes, of_classes, [metrics["per_class"][name][key] for name in class_names], class_names)
         title = f"IoU at least {iou}: mean {key} {format_number(metrics[key])}"
         style_panel(axes, title=title, x="recall", y="precision")
-        axes.set_xlim(-0.01, 1.01)
-        axes.set_ylim(-0.02, 1.03)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.03))
         place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {"loc": "lower left"}
         axes.legend(fontsize=8, framealpha=0.85, **place)
     save_figure(figure, path)
@@ -84,7 +83,7 @@ def _draw_panel(
     drawn = sorted((index for index, curve in enumerate(curves) if curve is not None), key=lambda k: -aps[k])
     half = MAX_COLORED // 2
     colored = drawn if len(drawn) <= MAX_COLORED else drawn[:half] + drawn[-half:]
-    palette = line_colors(len(curves)) if len(curves) <= MAX_COLORED else line_colors(MAX_COLORED)
+    palette = line_colors(min(len(curves), MAX_COLORED))
     colors = {k: palette[k if len(curves) <= MAX_COLORED else i] for i, k in enumerate(colored)}
     for k in sorted(drawn, key=lambda k: k in colors):
         recall, precision = _as_integrated(curves[k])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.data.formats.tfrecord import load_tfrecords
 from dh_keras.data.shape_drawing import CATEGORIES
-from dh_keras.data.shapes import write_shapes
+from dh_keras.data.shapes import ShapesPaths, write_shapes
 from dh_keras.errors import DataError
 from dh_keras.reports.heads.statistics import size_masks
 from dh_keras.run.run_folder import RunFolder
@@ -72,23 +71,24 @@ def load_validation(run: RunFolder, annotations: str | Path | None, images: str 
 
 
 def _load_own_validation(run: RunFolder) -> CocoDataset:
-    data = run.config.data
-    advice = "give --annotations FILE.json --images FOLDER"
-    if uses_shapes(data):
-        if {category.name for category in run.categories} != set(CATEGORIES.values()):
-            raise DataError(f"{run.path}: its config names no data, as those of converted checkpoints; {advice}")
-        paths = _shapes_paths(data)
-        return load_coco(paths.val_annotations, paths.val_images, categories=run.categories)
-    if data.val_annotations is None:
+    paths, advice = _own_paths(run), "give --annotations FILE.json --images FOLDER"
+    if paths is None:
+        raise DataError(f"{run.path}: its config names no data, as those of converted checkpoints; {advice}")
+    if paths.val_annotations is None:
         raise DataError(f"{run.path}: was trained without validation images; {advice}")
     try:
-        return load_coco(data.val_annotations, data.val_images, categories=run.categories)
+        return load_coco(paths.val_annotations, paths.val_images, categories=run.categories)
     except DataError as error:
         raise DataError(f"{error}; if the data has moved, {advice}") from error
 
 
-def _shapes_paths(data: DataConfig) -> Any:
-    shapes = data.shapes
+def _own_paths(run: RunFolder) -> DataConfig | ShapesPaths | None:
+    """The files that a config names, or the generated ones that it stands for; None where these have other classes."""
+    data, shapes = run.config.data, run.config.data.shapes
+    if not uses_shapes(data):
+        return data
+    if {category.name for category in run.categories} != set(CATEGORIES.values()):
+        return None
     return write_shapes(
         shapes.directory, train_images=shapes.train_images, val_images=shapes.val_images, seed=shapes.seed
     )
@@ -100,11 +100,9 @@ def describe_training_data(run: RunFolder) -> SplitFacts | str:
     try:
         if data.train_tfrecords is not None:
             return describe_split(load_tfrecords(data.train_tfrecords, val_annotations=data.val_annotations))
-        if data.train_annotations is not None:
-            return describe_split(load_coco(data.train_annotations, data.train_images, check_images=False))
-        if {category.name for category in run.categories} != set(CATEGORIES.values()):
+        paths = _own_paths(run)
+        if paths is None:
             return "The config of this run names no data, as those of converted checkpoints."
-        paths = _shapes_paths(data)
         return describe_split(load_coco(paths.train_annotations, paths.train_images, check_images=False))
     except DataError as error:
         return f"Not at hand when this was written ({error})."

@@ -223,19 +223,15 @@ def run_demo(model: Path, overrides: Sequence[str] = (), *, port: int, score: fl
     if not 1 <= port <= 65535:
         raise UserError(f"--port: expected a number from 1 to 65535, got {port}")
     _import_gradio()
-    check_port(port)
+    _check_port(port)
     detector = Detector.load(model, overrides)
     print(f"model: {model}, classes {', '.join(category.name for category in detector.categories)}")
     find_objects(detector, np.zeros((64, 64, 3), np.uint8))  # the first pass prepares the graph
     serve_page(build_page(detector, title=f"Double-Head R-CNN: {model.name}", score=score), port=port, wait=True)
 
 
-def check_port(port: int) -> None:
-    """See that a port is free, before a model is loaded for it.
-
-    Raises:
-        UserError: when it is not.
-    """
+def _check_port(port: int) -> None:
+    """See that a port is free, before a model is loaded for it."""
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -16,8 +16,7 @@ from dh_keras.errors import DataError, WriteError
 from dh_keras.inference.photographs import read_image
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.reports.heads import analysis as head_analysis
-from dh_keras.reports.heads.analysis import analyze_heads, summarize_heads
-from dh_keras.reports.heads.measurement import HeadMeasurements
+from dh_keras.reports.heads.analysis import HeadMeasurements, analyze_heads, summarize_heads
 from dh_keras.reports.heads.probe import HeadProbe
 from dh_keras.reports.heads.sliding_windows import sliding_windows
 from dh_keras.reports.heads.statistics import bin_statistics

@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 
 from dh_keras.config.schema import Config
 from dh_keras.reports.data_doctor.examined import Examined, class_names_of
+from dh_keras.reports.data_doctor.sheets import data_address
 
 _COLORS = {"train": "#2563eb", "val": "#f97316"}
 _LARGEST_BAR_CHART = 40  # classes
 
 
-def overview(splits: Sequence[Examined], config: Config) -> dict[str, bytes]:
+def overview(splits: Sequence[Examined], config: Config) -> dict[str, str]:
     """Draw the figures of a data set.
 
     Args:
@@ -27,7 +28,7 @@ def overview(splits: Sequence[Examined], config: Config) -> dict[str, bytes]:
         config: its anchors are marked beside the boxes.
 
     Returns:
-        {caption: PNG bytes}.
+        {caption: PNG as a data address}.
     """
     return {
         "Boxes of each class": _class_counts(splits),
@@ -37,7 +38,7 @@ def overview(splits: Sequence[Examined], config: Config) -> dict[str, bytes]:
     }
 
 
-def _class_counts(splits: Sequence[Examined]) -> bytes:
+def _class_counts(splits: Sequence[Examined]) -> str:
     counts = {examined.split.name: examined.class_counts() for examined in splits}
     total = sum(map(Counter, counts.values()), Counter())
     names = class_names_of(splits)
@@ -56,7 +57,7 @@ def _class_counts(splits: Sequence[Examined]) -> bytes:
     return _finish(figure, axes)
 
 
-def _box_sizes(splits: Sequence[Examined], config: Config) -> bytes:
+def _box_sizes(splits: Sequence[Examined], config: Config) -> str:
     """Square root of each usable box's area after resizing."""
     sides, anchors, limits = {}, config.model.rpn.anchor_sizes, config.data
     for examined in splits:
@@ -69,7 +70,7 @@ def _box_sizes(splits: Sequence[Examined], config: Config) -> bytes:
     return _histogram(sides, np.geomspace(lowest, highest, 50), label, {"anchor sizes": anchors}, histtype="stepfilled")
 
 
-def _box_shapes(splits: Sequence[Examined], config: Config) -> bytes:
+def _box_shapes(splits: Sequence[Examined], config: Config) -> str:
     shapes = {}
     for examined in splits:
         height, width = examined.box_sides()[examined.usable].T
@@ -80,7 +81,7 @@ def _box_shapes(splits: Sequence[Examined], config: Config) -> bytes:
 
 def _histogram(
     values: dict[str, np.ndarray], bins: np.ndarray, label: str, marks: dict[str, Sequence[float]], **style: Any
-) -> bytes:
+) -> str:
     """Boxes of each split over a logarithmic axis, and the values of the anchors on it."""
     figure, axes = _new_figure()
     for name, of_split in values.items():
@@ -90,12 +91,11 @@ def _histogram(
         axes.axvline(place, color="#111827", linestyle="--", linewidth=1, label=None if index else name)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel(label)
-    axes.set_ylabel("boxes")
+    axes.set(xlabel=label, ylabel="boxes")
     return _finish(figure, axes)
 
 
-def _image_sizes(splits: Sequence[Examined]) -> bytes:
+def _image_sizes(splits: Sequence[Examined]) -> str:
     figure, axes = _new_figure()
     for examined in splits:
         sizes, counts = np.unique(examined.sizes[examined.good], axis=0, return_counts=True)
@@ -103,10 +103,8 @@ def _image_sizes(splits: Sequence[Examined]) -> bytes:
         area = 20 + 180 * counts / max(counts.max(initial=1), 1)
         axes.scatter(sizes[:, 1], sizes[:, 0], s=area, alpha=0.5, color=_COLORS[examined.split.name], label=label)
     highest = np.concatenate([examined.sizes[examined.good] for examined in splits]).max(axis=0, initial=1) * 1.15
-    axes.set_xlim(0, highest[1])
-    axes.set_ylim(0, highest[0])
-    axes.set_xlabel("width, pixels (larger dot: more images)")
-    axes.set_ylabel("height, pixels")
+    axes.set(xlim=(0, highest[1]), ylim=(0, highest[0]))
+    axes.set(xlabel="width, pixels (larger dot: more images)", ylabel="height, pixels")
     return _finish(figure, axes, legend="lower left")
 
 
@@ -115,9 +113,9 @@ def _new_figure(height: float = 3.4) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _finish(figure: Figure, axes: Axes, legend: str = "best") -> bytes:
+def _finish(figure: Figure, axes: Axes, legend: str = "best") -> str:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc=legend)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return data_address(buffer.getvalue(), "png")

@@ -47,16 +47,14 @@ def write_fixed(examined: Examined, output: str | Path) -> dict[str, int]:
 def clean_tree(examined: Examined) -> tuple[dict, dict[str, int]]:
     """Return the cleaned COCO tree, a copy, and what was changed; see `write_fixed`."""
     changes: Counter[str] = Counter()
-    tree = {key: value for key, value in examined.split.tree.items() if key not in _LISTS}
+    lists = ("images", "annotations", "categories")
+    tree = {key: value for key, value in examined.split.tree.items() if key not in lists}
     tree["categories"], category_ids = _clean_categories(examined, changes)
     stored = boxes_as_stored(examined)
     frames = [facts.stored_size if i in stored else facts.size for i, facts in enumerate(examined.facts)]
     tree["images"], image_ids = _clean_images(examined, frames, changes)
     tree["annotations"] = _clean_annotations(examined, frames, image_ids, category_ids, changes)
     return tree, {what: count for what, count in changes.items() if count}
-
-
-_LISTS = ("images", "annotations", "categories")
 
 
 def _clean_categories(examined: Examined, changes: Counter[str]) -> tuple[list[dict], list[int]]:

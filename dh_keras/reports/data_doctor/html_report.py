@@ -14,7 +14,7 @@ from dh_keras.reports.data_doctor.box_checks import COVERAGE_IOUS
 from dh_keras.reports.data_doctor.charts import overview
 from dh_keras.reports.data_doctor.examined import Diagnosis, Examined, class_names_of
 from dh_keras.reports.data_doctor.kinds import KINDS, SEVERITIES, worst_first
-from dh_keras.reports.data_doctor.sheets import contact_sheet, data_address, draw_picture
+from dh_keras.reports.data_doctor.sheets import contact_sheet, draw_picture
 
 SHOWN_PER_KIND = 12
 _EXAMPLE_WIDTH = 70
@@ -103,7 +103,7 @@ def write_html(path: Path, diagnosis: Diagnosis, *, config: Config, augmented: S
         coverage=diagnosis.coverage,
         ious=[str(iou) for iou in COVERAGE_IOUS],
         config=config,
-        figures={caption: data_address(image, "png") for caption, image in overview(splits, config).items()},
+        figures=overview(splits, config),
         sheets={examined.split.name: contact_sheet(examined, class_names) for examined in splits},
         augmented=augmented,
     )

@@ -1,23 +1,28 @@
 """The paper's comparison of fc-head and conv-head (section 3): from models and annotated images to numbers and figures.
 
-Letters: G objects.
+Letters: M windows, G objects.
 """
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.formats.coco import load_coco
+from dh_keras.data.pipeline import image_dataset
 from dh_keras.errors import DataError
 from dh_keras.evaluation.coco_metrics import format_number
 from dh_keras.files import filled_folder, require_new_folder, require_writable, write_json
 from dh_keras.reports.heads.charts import draw_figures
-from dh_keras.reports.heads.measurement import KINDS, HeadMeasurements, images_with_objects, measure_heads
-from dh_keras.reports.heads.probe import HeadProbe, open_comparable_runs
-from dh_keras.reports.heads.sliding_windows import IOU_BINS
+from dh_keras.reports.heads.probe import CELLS, HeadProbe, open_comparable_runs
+from dh_keras.reports.heads.sliding_windows import IOU_BINS, sliding_windows
 from dh_keras.reports.heads.statistics import (
+    MeanCorrelation,
     bin_statistics,
     describe_correlation,
     finite_mean,
@@ -26,9 +31,40 @@ from dh_keras.reports.heads.statistics import (
     size_masks,
 )
 
+KINDS = ("fc", "conv")
 OUTPUT_DIR = "heads"
 NUMBERS_FILE = "heads.json"
 _OUTPUT_BYTES = 2_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class HeadMeasurements:
+    """What the heads said.
+
+    Args:
+        areas: float64 [G], of the objects, square pixels of the original image.
+        object_index: int64 [M], object of each window, 0..G-1.
+        ious: float32 [M], of window and object.
+        scores: for "fc" and "conv" float32 [M], of the object's class.
+        box_ious: for "fc" and "conv" float32 [M], of regressed box and object.
+        feature_correlation: for "fc" and "conv" float64 [49, 49], see `HeadProbe.cell_maps`; over the objects.
+        weight_correlation: for "fc" and "conv", see `HeadProbe.weight_correlations`.
+        images: number of images with objects.
+        outside, nearer_another: windows left out, see `Windows`.
+        windows_per_second: windows through both heads, with everything else that the measurement takes.
+    """
+
+    areas: np.ndarray
+    object_index: np.ndarray
+    ious: np.ndarray
+    scores: dict[str, np.ndarray]
+    box_ious: dict[str, np.ndarray]
+    feature_correlation: dict[str, np.ndarray]
+    weight_correlation: dict[str, np.ndarray]
+    images: int
+    outside: int
+    nearer_another: int
+    windows_per_second: float
 
 
 def analyze_heads(
@@ -66,7 +102,9 @@ def analyze_heads(
     require_writable(folder, _OUTPUT_BYTES)
     dataset = load_coco(annotations, images, categories=runs[0].categories)
     print(f"data: {dataset.summary()}")
-    indices = images_with_objects(dataset, limit=limit)
+    indices = np.flatnonzero(np.diff(dataset.box_offsets) > 0)[:limit]
+    if not len(indices):
+        raise DataError(f"annotations {dataset.annotations_path}: no box to look at; is this the right file?")
     probes = [HeadProbe(run) for run in runs]
     measured = measure_heads(probes, dataset, indices)
     results = {
@@ -78,6 +116,46 @@ def analyze_heads(
         draw_figures(partial, results, measured.feature_correlation, measured.weight_correlation)
         write_json(partial / NUMBERS_FILE, results)
     return results, folder
+
+
+def measure_heads(probes: Sequence[HeadProbe], dataset: CocoDataset, indices: np.ndarray) -> HeadMeasurements:
+    """Run the windows of every object through the heads.
+
+    Args:
+        probes: with one fc-head and one conv-head between them.
+        dataset: loaded with their categories.
+        indices: of images that have objects.
+    """
+    correlations = {kind: MeanCorrelation(CELLS) for kind in KINDS}
+    windows, answers, started = [], {kind: [] for kind in KINDS}, time.perf_counter()
+    for index, image in tqdm(image_dataset(dataset, indices).as_numpy_iterator(), total=len(indices), unit="image"):
+        boxes, classes = dataset.boxes_of(index), dataset.classes_of(index)
+        windows.append(sliding_windows(boxes, classes, image.shape[:2]))
+        own = windows[-1].object_index
+        for probe in probes:
+            features = probe.open_image(image)
+            for kind, answer in probe.judge(features, windows[-1].boxes, boxes[own], classes[own]).items():
+                answers[kind].append(answer)
+            for kind, cells in probe.cell_maps(features, boxes).items():
+                correlations[kind].add(cells)
+    seconds = time.perf_counter() - started
+    joined = {kind: np.concatenate(of_images, axis=1) for kind, of_images in answers.items()}
+    objects = [dataset.boxes_of(index) for index in indices]
+    first_object = np.cumsum([0, *map(len, objects)])
+    boxes = np.concatenate(objects).astype(np.float64)
+    return HeadMeasurements(
+        areas=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
+        object_index=np.concatenate([w.object_index + n for w, n in zip(windows, first_object[:-1], strict=True)]),
+        ious=np.concatenate([w.ious for w in windows]),
+        scores={kind: joined[kind][0] for kind in KINDS},
+        box_ious={kind: joined[kind][1] for kind in KINDS},
+        feature_correlation={kind: correlations[kind].mean() for kind in KINDS},
+        weight_correlation={kind: matrix for probe in probes for kind, matrix in probe.weight_correlations().items()},
+        images=len(indices),
+        outside=sum(w.outside for w in windows),
+        nearer_another=sum(w.nearer_another for w in windows),
+        windows_per_second=joined["fc"].shape[1] / seconds,
+    )
 
 
 def summarize_heads(measured: HeadMeasurements) -> dict[str, Any]:

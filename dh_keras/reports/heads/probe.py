@@ -15,8 +15,6 @@ from dh_keras.errors import DataError
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import ROI_DELTA_WEIGHTS, ROI_LEVELS, ROI_OUTPUT_SIZE, SIZE_DIVISOR
 from dh_keras.modeling.folding import inference_copy
-from dh_keras.modeling.layers.conv_head import ConvHead
-from dh_keras.modeling.layers.fc_head import FCHead
 from dh_keras.modeling.ops.boxes import clip_boxes, decode_boxes, pairwise_iou
 from dh_keras.modeling.variants import VARIANTS
 from dh_keras.reports.heads.statistics import cell_correlations
@@ -101,7 +99,14 @@ class HeadProbe:
             "conv": float64 [9, 9] between the taps [inputs * outputs] of a 3x3 kernel, averaged over the head's 3x3
             kernels.
         """
-        return {kind: _weight_correlation(head) for kind, head in self._heads.items()}
+        found = {}
+        for kind, head in self._heads.items():
+            if kind == "fc":
+                found[kind] = cell_correlations(head.fc1.kernel.numpy().reshape(CELLS, -1))
+            else:
+                kernels = [weight.numpy() for weight in head.weights if tuple(weight.shape[:2]) == (3, 3)]
+                found[kind] = np.mean([cell_correlations(kernel.reshape(9, -1)) for kernel in kernels], axis=0)
+        return found
 
     def _extract_eagerly(self, image: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """The pyramid, the size of the resized image and the factors (y, x) that boxes are resized by."""
@@ -202,10 +207,3 @@ def _describe(variant: str) -> str:
     specs = VARIANTS[variant].heads
     heads = [f"{spec.kind} for {' and '.join(spec.classes * ['classes'] + spec.boxes * ['boxes'])}" for spec in specs]
     return f"{variant} ({', '.join(heads)})"
-
-
-def _weight_correlation(head: FCHead | ConvHead) -> np.ndarray:
-    if isinstance(head, FCHead):
-        return cell_correlations(head.fc1.kernel.numpy().reshape(CELLS, -1))
-    kernels = [weight.numpy() for weight in head.weights if tuple(weight.shape[:2]) == (3, 3)]
-    return np.mean([cell_correlations(kernel.reshape(9, -1)) for kernel in kernels], axis=0)
