@@ -28,15 +28,16 @@ class Measurement:
     """Times of one detector on one batch.
 
     Args:
-        stage_ms: milliseconds by the names of `STAGES`; 0 for a head that the variant does not have.
-        stage_gflop: billions of necessary floating-point operations by the same names.
+        stages: "ms" (milliseconds) and "gflop" (billions of necessary floating-point operations) by the names of
+            `STAGES`; 0 for a head that the variant does not have.
         total_ms: milliseconds of the whole graph, from uint8 images of the network's size to detections.
         rois: float32 [R, 4] of all images by kind of head, pixels: what each kind of heads sees.
         survivors: RoIs of the whole graph with a class score above the threshold.
     """
 
-    stage_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    stage_gflop: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    stages: dict[str, dict[str, float]] = field(
+        default_factory=lambda: {name: {"ms": 0.0, "gflop": 0.0} for name in STAGES}
+    )
     total_ms: float = 0.0
     rois: dict[str, np.ndarray] = field(default_factory=dict)
     survivors: int = 0
@@ -107,9 +108,9 @@ class _Stages:
     def run(self, stage: str, function: Callable, *inputs: Any) -> Any:
         graph = compile_graph(function, *inputs)
         outputs, milliseconds = median_ms(graph, *inputs, repeats=self.repeats)
-        self.measurement.stage_ms[stage] += milliseconds
+        self.measurement.stages[stage]["ms"] += milliseconds
         if stage in COUNTED and 0 not in tf.nest.flatten(inputs)[0].shape:  # for no RoI the conv-head takes a blank one
-            self.measurement.stage_gflop[stage] += 2e-9 * multiply_adds(graph)
+            self.measurement.stages[stage]["gflop"] += 2e-9 * multiply_adds(graph)
         return outputs
 
     def propose(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
@@ -163,5 +164,5 @@ class _Stages:
 
         features = self.run("roi_align", pool, pyramid, rois, image_index)
         pooled = roi_align_multiply_adds(detector.roi_align[kind], rois.numpy()) * features.shape[-1]
-        self.measurement.stage_gflop["roi_align"] += 2e-9 * pooled
+        self.measurement.stages["roi_align"]["gflop"] += 2e-9 * pooled
         return self.run(f"{kind}_head", heads, features)

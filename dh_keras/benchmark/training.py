@@ -1,15 +1,111 @@
-"""Time and memory of one training step, whole and by parts, in this process."""
+"""Time and memory of one training step, whole and by parts, in this process.
 
+The proposals of random weights seldom lie on a box, those of a trained network fill the share of foreground. Here the
+proposals are computed as always, and then the best of them give their place to boxes near the true ones.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
 import tensorflow as tf
 
 from dh_keras.benchmark.machine import gemm_gflops, median_ms, peak_rss_mb
 from dh_keras.benchmark.operations import compile_graph, training_gflop
-from dh_keras.benchmark.training_workload import Case, build_trainee, make_training_batch
 from dh_keras.config.schema import ModelConfig
+from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.ops.sampling import image_seeds
+from dh_keras.modeling.proposals import Proposals
+from dh_keras.training.optimizer import RecipeSGD
 
 STAGES = ("features", "rpn", "heads", "optimizer")
+# A shift of the planted boxes as a share of a box's side: the intersection over union stays above 0.8.
+SHIFT = 0.04
+CLASSES = 80
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measured training step.
+
+    Args:
+        height, width: of the images, in pixels.
+        batch: images.
+        rois: sampled per image.
+        boxes: ground truth per image.
+        precision: "float32" or "mixed_bfloat16".
+        recompute: see `DoubleHeadRCNN`.
+    """
+
+    height: int
+    width: int
+    batch: int = 1
+    rois: int = 512
+    boxes: int = 20
+    precision: str = "float32"
+    recompute: bool = False
+
+    def to_dict(self) -> dict:
+        """For JSON."""
+        return asdict(self)
+
+    @property
+    def title(self) -> str:
+        """A line that names it."""
+        text = f"{self.height}x{self.width}, batch {self.batch}, {self.rois} RoIs, {self.boxes} boxes, {self.precision}"
+        return text + (", recompute" if self.recompute else "")
+
+
+def make_training_batch(case: Case) -> dict[str, tf.Tensor]:
+    """Seeded noise with boxes of a twelfth to a third of the image's sides; see `DoubleHeadRCNN` for the keys."""
+    random = np.random.default_rng(0)
+    sides = np.array([case.height, case.width])
+    size = random.uniform(1 / 12, 1 / 3, (case.batch, case.boxes, 2))
+    top_left = random.uniform(0, 1, size.shape) * (1 - size)
+    boxes = np.concatenate([top_left * sides, (top_left + size) * sides], axis=-1)
+    return {
+        "images": tf.constant(random.integers(0, 256, (case.batch, case.height, case.width, 3), np.uint8)),
+        "image_sizes": tf.constant([[case.height, case.width]] * case.batch),
+        "gt_boxes": tf.constant(boxes, tf.float32),
+        "gt_classes": tf.constant(random.integers(0, CLASSES, (case.batch, case.boxes)), tf.int32),
+        "gt_valid": tf.ones([case.batch, case.boxes], tf.bool),
+        "image_ids": tf.range(case.batch, dtype=tf.int64),
+    }
+
+
+def build_trainee(config: ModelConfig, case: Case, batch: dict[str, tf.Tensor]) -> DoubleHeadRCNN:
+    """A detector of `CLASSES` classes with seeded random weights, compiled; its foreground is full.
+
+    The learning rate is zero: the update does all its work, and every step is the same.
+    """
+    config = replace(config, roi=replace(config.roi, batch_size=case.rois))
+    detector = assemble_detector(config, num_classes=CLASSES, precision=case.precision, recompute_heads=case.recompute)
+    detector.compile(optimizer=RecipeSGD(0.0, momentum=0.9, l2=1e-4), jit_compile=False)
+    detector.optimizer.build(detector.trainable_variables)
+    planted = near_boxes(batch["gt_boxes"], int(case.rois * config.roi.foreground_fraction))
+    propose = detector.propose
+
+    def propose_with_foreground(*inputs, training: bool) -> Proposals:
+        return plant(propose(*inputs, training=training), planted)
+
+    detector.propose = propose_with_foreground
+    return detector
+
+
+def near_boxes(gt_boxes: tf.Tensor, number: int) -> tf.Tensor:
+    """Float32 [B, number, 4]: every box in turn, shifted a little along both axes."""
+    boxes = tf.gather(gt_boxes, tf.range(number) % tf.shape(gt_boxes)[1], axis=1)
+    size = boxes[..., 2:] - boxes[..., :2]
+    shift = size * tf.random.stateless_uniform(tf.shape(size), seed=[0, 1], minval=-SHIFT, maxval=SHIFT)
+    return boxes + tf.concat([shift, shift], axis=-1)
+
+
+def plant(proposals: Proposals, boxes: tf.Tensor) -> Proposals:
+    """Boxes float32 [B, n, 4] in the place of the best proposals."""
+    number = tf.minimum(tf.shape(boxes)[1], tf.shape(proposals.boxes)[1])
+    boxes = tf.concat([boxes[:, :number], proposals.boxes[:, number:]], axis=1)
+    valid = tf.concat([tf.ones_like(proposals.valid[:, :number]), proposals.valid[:, number:]], axis=1)
+    return Proposals(boxes, proposals.scores, valid)
 
 
 def measure_training(config: ModelConfig, case: Case, *, repeats: int, stages: bool) -> dict:

@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from dh_keras.benchmark.machine import describe_machine
-from dh_keras.benchmark.peer_training import measure_peer_training
-from dh_keras.benchmark.training import STAGES, measure_training
-from dh_keras.benchmark.training_workload import Case
+from dh_keras.benchmark.peer import measure_peer_training
+from dh_keras.benchmark.training import STAGES, Case, measure_training
 from dh_keras.config.schema import ModelConfig
 from dh_keras.errors import UserError
 
@@ -22,10 +21,6 @@ GROWTH = {
     "image size": [{"height": h, "width": w} for h, w in ((320, 320), (512, 512), (800, 1344))],
     "boxes": [{"boxes": number} for number in (2, 20, 100)],
 }
-# Milliseconds of a step of MMDetection 3.3's Double-Head (double_heads, R-50-FPN, batch norms frozen, float32, 512 RoIs
-# per image) by (height, width, batch), measured on two cores whose float32 matrix product ran at about so many GFLOP/s.
-MMDETECTION_MS = {(800, 1344, 1): 11_900.0, (512, 512, 2): 21_900.0}
-MMDETECTION_GEMM = 400.0
 
 
 def run_training_benchmark(
@@ -35,9 +30,8 @@ def run_training_benchmark(
     growth: bool,
     repeats: int,
     peer: str | None,
-    show: Callable[[str], None] = print,
 ) -> dict:
-    """Measure training steps of a detector of 80 classes with random weights.
+    """Measure training steps of a detector of 80 classes with random weights, and print what is going on.
 
     Args:
         config: the detector.
@@ -46,27 +40,26 @@ def run_training_benchmark(
         growth: measure `GROWTH` instead, each change by itself from `GROWTH_BASE`.
         repeats: steps of which each time is the median.
         peer: a key of `PEERS` whose training step is measured on the same sizes, or None.
-        show: takes lines about what is going on and the results.
 
     Returns:
-        machine, runs (see `measure_training`, with mmdetection_ratio where it is known), peers; for JSON.
+        machine, runs (see `measure_training`) and peers, for JSON.
     """
     machine = describe_machine()
-    show("machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
+    print("machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
     rows, peers = [], []
     modes = growth_cases() if growth else [mode for case in cases for mode in modes_of(case, config)]
     for mode in modes:
-        show(f"running {mode.title}")
+        print(f"running {mode.title}")
         stages = not growth and mode in cases
         row = run_isolated(measure_training, config, mode, repeats=repeats, stages=stages)
-        rows.append({**row, "mmdetection_ratio": mmdetection_ratio(row)})
-        show(format_training_row(rows[-1]))
+        rows.append(row)
+        print(format_training_row(row))
     for case in cases if peer else ():
-        show(f"running {peer}, {case.title}")
+        print(f"running {peer}, {case.title}")
         peers.append(run_isolated(measure_peer_training, peer, case, repeats=repeats))
-        show(format_training_peer(peers[-1], rows))
+        print(format_training_peer(peers[-1], rows))
     if growth:
-        show(format_growth(rows))
+        print(format_growth(rows))
     return {"machine": machine, "runs": rows, "peers": peers}
 
 
@@ -108,16 +101,8 @@ def run_isolated(function: Callable[..., dict], *inputs: Any, **options: Any) ->
             ) from error
 
 
-def mmdetection_ratio(row: dict) -> float | None:
-    """How many times faster than MMDetection, both as if at the same matrix product rate; None where not comparable."""
-    theirs = MMDETECTION_MS.get((row["height"], row["width"], row["batch"]))
-    if theirs is None or row["rois"] != 512:
-        return None
-    return theirs * MMDETECTION_GEMM / (row["total_ms"] * row["gemm_gflops"])
-
-
 def format_training_row(row: dict) -> str:
-    """What was measured in a case, in three lines or four."""
+    """What was measured in a case, in two lines or three."""
     share = row["gflop"] / (row["total_ms"] / 1000.0) / row["gemm_gflops"]
     rois = ", ".join(f"{number} in the {kind}-head" for kind, number in sorted(row["head_rois"].items(), reverse=True))
     lines = [
@@ -127,8 +112,6 @@ def format_training_row(row: dict) -> str:
     ]
     if row["stage_ms"]:
         lines.append("  ms: " + ", ".join(f"{stage} {row['stage_ms'][stage]:.0f}" for stage in STAGES))
-    if row["mmdetection_ratio"]:
-        lines.append(f"  {row['mmdetection_ratio']:.2f} times as fast as MMDetection, at equal matrix product rates")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from dh_keras.benchmark.operations import (
     roi_align_multiply_adds,
     training_gflop,
 )
-from dh_keras.benchmark.training_workload import Case, make_training_batch
+from dh_keras.benchmark.training import Case, make_training_batch
 from dh_keras.config.load import load_config
 from dh_keras.errors import ConfigError
 from dh_keras.modeling.builder import assemble_detector
