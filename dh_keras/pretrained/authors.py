@@ -15,12 +15,9 @@ from dh_keras.modeling.ops.cell_anchors import cell_anchors
 from dh_keras.modeling.variants import VARIANTS
 from dh_keras.pretrained.resnet_names import count_blocks, infer_depth, resnet_rules
 from dh_keras.pretrained.tensors import (
-    ANCHOR_DELTA_BIAS,
-    ANCHOR_DELTA_CONV,
-    BACKGROUND_DELTA_BIAS,
-    BACKGROUND_DELTA_DENSE,
-    BACKGROUND_FIRST_BIAS,
-    BACKGROUND_FIRST_DENSE,
+    ANCHOR_DELTAS,
+    BACKGROUND_DELTAS,
+    BACKGROUND_FIRST,
     CONV,
     DENSE,
     FIRST_DENSE,
@@ -83,15 +80,15 @@ def rules(config: Config) -> list[Rule]:
         found += layer_rules(f"fpn/output_p{level + 1}", f"backbone.fpn.fpn_layer{level}", CONV)
     found += layer_rules("rpn_head/conv", "rpn.head.conv", CONV)
     found += layer_rules("rpn_head/objectness_predictor", "rpn.head.cls_logits", CONV)
-    found += layer_rules("rpn_head/delta_predictor", "rpn.head.bbox_pred", ANCHOR_DELTA_CONV, ANCHOR_DELTA_BIAS)
+    found += layer_rules("rpn_head/delta_predictor", "rpn.head.bbox_pred", ANCHOR_DELTAS)
     found += layer_rules("fc_head/fc1", f"{HEAD}fc6", FIRST_DENSE)
     found += layer_rules("fc_head/fc2", f"{HEAD}fc7", DENSE)
     found += _conv_head_rules(config.model.conv_head.blocks)
     for head, ending in (("fc_head", "_fc"), ("conv_head", "")):
         ours = f"{head}/predictors"
         classes, deltas = f"{PREDICTOR}cls_score{ending}", f"{PREDICTOR}bbox_pred{ending}"
-        found += layer_rules(f"{ours}/class_predictor", classes, BACKGROUND_FIRST_DENSE, BACKGROUND_FIRST_BIAS)
-        found += layer_rules(f"{ours}/box_predictor", deltas, BACKGROUND_DELTA_DENSE, BACKGROUND_DELTA_BIAS)
+        found += layer_rules(f"{ours}/class_predictor", classes, BACKGROUND_FIRST)
+        found += layer_rules(f"{ours}/box_predictor", deltas, BACKGROUND_DELTAS)
     return found
 
 

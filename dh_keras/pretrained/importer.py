@@ -99,7 +99,11 @@ def convert_checkpoint(
     config, num_classes = family.infer_config(file.tensors, source)
     if num_classes < 1:
         raise DataError(f"{source}: its class predictor has no class but the background")
-    config = _complete(config, overrides, source)
+    try:  # without the overrides, what is wrong is the checkpoint's fault
+        complete_config(config)
+    except ConfigError as error:
+        raise DataError(f"{source}: a network that cannot be built: {error}") from error
+    config = complete_config(config, overrides)
     rules = family.rules(config)
     unused = unused_tensors(file.tensors, rules, unused=family.UNUSED, source=source)
     categories = name_classes(num_classes, names_file=class_names, own_names=_own_names(file))
@@ -145,15 +149,6 @@ def _recognise(file: TorchFile) -> ModuleType:
     names = list(file.tensors)
     known = " or ".join(family.FAMILY for family in FAMILIES)
     raise DataError(f"{file.path}: not a model of {known}; its {len(names)} tensors begin with {', '.join(names[:3])}")
-
-
-def _complete(config: Config, overrides: Sequence[str], source: str) -> Config:
-    """The config with overrides, validated: the checkpoint is to blame for what is wrong without them."""
-    try:
-        complete_config(config)
-    except ConfigError as error:
-        raise DataError(f"{source}: a network that cannot be built: {error}") from error
-    return complete_config(config, overrides)
 
 
 def _own_names(file: TorchFile) -> list[str] | None:

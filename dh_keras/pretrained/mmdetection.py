@@ -10,11 +10,9 @@ import numpy as np
 from dh_keras.config.schema import Config, LossWeightsConfig
 from dh_keras.pretrained.resnet_names import count_blocks, infer_depth, resnet_rules
 from dh_keras.pretrained.tensors import (
-    ANCHOR_DELTA_BIAS,
-    ANCHOR_DELTA_CONV,
+    ANCHOR_DELTAS,
     CONV,
-    DELTA_BIAS,
-    DELTA_DENSE,
+    DELTAS,
     DENSE,
     FIRST_DENSE,
     Rule,
@@ -68,7 +66,7 @@ def rules(config: Config) -> list[Rule]:
         found += layer_rules(f"fpn/output_p{level + 2}", f"neck.fpn_convs.{level}.conv", CONV)
     found += layer_rules("rpn_head/conv", "rpn_head.rpn_conv", CONV)
     found += layer_rules("rpn_head/objectness_predictor", "rpn_head.rpn_cls", CONV)
-    found += layer_rules("rpn_head/delta_predictor", "rpn_head.rpn_reg", ANCHOR_DELTA_CONV, ANCHOR_DELTA_BIAS)
+    found += layer_rules("rpn_head/delta_predictor", "rpn_head.rpn_reg", ANCHOR_DELTAS)
     found += layer_rules("fc_head/fc1", f"{HEAD}fc_branch.0", FIRST_DENSE)
     found += layer_rules("fc_head/fc2", f"{HEAD}fc_branch.1", DENSE)
     found += layer_rules("fc_head/predictors/class_predictor", f"{HEAD}fc_cls", DENSE)
@@ -80,5 +78,5 @@ def rules(config: Config) -> list[Rule]:
         for conv in (1, 2, 3):
             ours = f"conv_head/bottleneck{block}/conv{conv}"
             found += conv_norm_rules(ours, f"{theirs}conv{conv}", f"{theirs}bn{conv}")
-    found += layer_rules("conv_head/predictors/box_predictor", f"{HEAD}fc_reg", DELTA_DENSE, DELTA_BIAS)
+    found += layer_rules("conv_head/predictors/box_predictor", f"{HEAD}fc_reg", DELTAS)
     return found

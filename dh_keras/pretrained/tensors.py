@@ -64,18 +64,27 @@ def _kernel_shape(shape: Shape) -> Shape:
 
 
 SAME = Conversion(lambda shape: shape, lambda x: x)
-CONV = Conversion(_kernel_shape, lambda x: x.transpose(2, 3, 1, 0))
-DENSE = Conversion(lambda shape: shape[::-1], lambda x: x.T)
-FIRST_DENSE = Conversion(lambda shape: shape[::-1], _flatten_order)
-ANCHOR_DELTA_CONV = Conversion(_kernel_shape, lambda x: xy_to_yx(x).transpose(2, 3, 1, 0))
-ANCHOR_DELTA_BIAS = Conversion(lambda shape: shape, xy_to_yx)
-DELTA_DENSE = Conversion(lambda shape: shape[::-1], lambda x: xy_to_yx(x).T)
-DELTA_BIAS = Conversion(lambda shape: shape, xy_to_yx)
+# Kernel and bias of each kind of layer.
+CONV = (Conversion(_kernel_shape, lambda x: x.transpose(2, 3, 1, 0)), SAME)
+DENSE = (Conversion(lambda shape: shape[::-1], lambda x: x.T), SAME)
+FIRST_DENSE = (Conversion(lambda shape: shape[::-1], _flatten_order), SAME)
+ANCHOR_DELTAS = (
+    Conversion(_kernel_shape, lambda x: xy_to_yx(x).transpose(2, 3, 1, 0)),
+    Conversion(lambda shape: shape, xy_to_yx),
+)
+DELTAS = (
+    Conversion(lambda shape: shape[::-1], lambda x: xy_to_yx(x).T),
+    Conversion(lambda shape: shape, xy_to_yx),
+)
 # Where the background comes first, it moves to the end of the logits and its four deltas are dropped.
-BACKGROUND_FIRST_DENSE = Conversion(lambda shape: shape[::-1], lambda x: np.roll(x, -1, axis=0).T)
-BACKGROUND_FIRST_BIAS = Conversion(lambda shape: shape, lambda x: np.roll(x, -1, axis=0))
-BACKGROUND_DELTA_DENSE = Conversion(lambda shape: (shape[1] + 4, shape[0]), lambda x: xy_to_yx(x[4:]).T)
-BACKGROUND_DELTA_BIAS = Conversion(lambda shape: (shape[0] + 4,), lambda x: xy_to_yx(x[4:]))
+BACKGROUND_FIRST = (
+    Conversion(lambda shape: shape[::-1], lambda x: np.roll(x, -1, axis=0).T),
+    Conversion(lambda shape: shape, lambda x: np.roll(x, -1, axis=0)),
+)
+BACKGROUND_DELTAS = (
+    Conversion(lambda shape: (shape[1] + 4, shape[0]), lambda x: xy_to_yx(x[4:]).T),
+    Conversion(lambda shape: (shape[0] + 4,), lambda x: xy_to_yx(x[4:])),
+)
 
 
 def rescale_gamma(epsilon: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -88,10 +97,10 @@ def rescale_gamma(epsilon: float) -> Callable[[np.ndarray, np.ndarray], np.ndarr
     return combine
 
 
-def layer_rules(target: str, source: str, kernel: Conversion, bias: Conversion | None = SAME) -> list[Rule]:
-    """A convolution or fully connected layer; bias None for one without."""
-    rules = [Rule(f"{target}/kernel", (f"{source}.weight",), kernel)]
-    return rules if bias is None else [*rules, Rule(f"{target}/bias", (f"{source}.bias",), bias)]
+def layer_rules(target: str, source: str, kind: tuple[Conversion, Conversion]) -> list[Rule]:
+    """A convolution or fully connected layer with a bias."""
+    kernel, bias = kind
+    return [Rule(f"{target}/kernel", (f"{source}.weight",), kernel), Rule(f"{target}/bias", (f"{source}.bias",), bias)]
 
 
 def norm_rules(target: str, source: str, *, epsilon: float = BATCH_NORM_EPSILON) -> list[Rule]:
@@ -110,7 +119,8 @@ def norm_rules(target: str, source: str, *, epsilon: float = BATCH_NORM_EPSILON)
 
 def conv_norm_rules(target: str, conv: str, norm: str, *, epsilon: float = BATCH_NORM_EPSILON) -> list[Rule]:
     """A convolution without bias and its batch norm."""
-    return [*layer_rules(f"{target}/conv", conv, CONV, None), *norm_rules(f"{target}/norm", norm, epsilon=epsilon)]
+    kernel = Rule(f"{target}/conv/kernel", (f"{conv}.weight",), CONV[0])
+    return [kernel, *norm_rules(f"{target}/norm", norm, epsilon=epsilon)]
 
 
 def unused_tensors(

@@ -14,8 +14,7 @@ from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.layers.resnet import ResNet
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.pretrained import keras_applications
-from dh_keras.pretrained.backbone import load_backbone
-from dh_keras.pretrained.build import build_detector
+from dh_keras.pretrained.build import build_detector, load_backbone
 from dh_keras.pretrained.resnet_names import resnet_rules
 
 CAFFE = ["model.channel_order=bgr", "model.pixel_mean=[103.939,116.779,123.68]", "model.pixel_std=[1,1,1]"]

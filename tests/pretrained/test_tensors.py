@@ -22,25 +22,25 @@ def test_deltas_swap_in_groups_of_four():
 def test_a_fully_connected_layer_after_a_flatten_sees_the_same_cells():
     features, kernel = random(1, 5, 7, 7), random(6, 5 * 7 * 7)
     expected = kernel @ features.reshape(-1)
-    converted = tensors.FIRST_DENSE.convert(kernel)
-    assert tensors.FIRST_DENSE.shape(converted.shape) == kernel.shape
+    converted = tensors.FIRST_DENSE[0].convert(kernel)
+    assert tensors.FIRST_DENSE[0].shape(converted.shape) == kernel.shape
     np.testing.assert_allclose(features.transpose(0, 2, 3, 1).reshape(-1) @ converted, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_background_moves_from_first_to_last_and_loses_its_deltas():
-    logits = tensors.BACKGROUND_FIRST_DENSE.convert(random(4, 2))
+    logits = tensors.BACKGROUND_FIRST[0].convert(random(4, 2))
     np.testing.assert_array_equal(logits, random(4, 2)[[1, 2, 3, 0]].T)
-    assert tensors.BACKGROUND_FIRST_BIAS.convert(np.arange(4)).tolist() == [1, 2, 3, 0]
-    assert tensors.BACKGROUND_DELTA_BIAS.convert(np.arange(12)).tolist() == [5, 4, 7, 6, 9, 8, 11, 10]
-    deltas = tensors.BACKGROUND_DELTA_DENSE.convert(random(12, 2))
+    assert tensors.BACKGROUND_FIRST[1].convert(np.arange(4)).tolist() == [1, 2, 3, 0]
+    assert tensors.BACKGROUND_DELTAS[1].convert(np.arange(12)).tolist() == [5, 4, 7, 6, 9, 8, 11, 10]
+    deltas = tensors.BACKGROUND_DELTAS[0].convert(random(12, 2))
     np.testing.assert_array_equal(deltas[:, 1], random(12, 2)[4])
-    assert tensors.BACKGROUND_DELTA_DENSE.shape(deltas.shape) == (12, 2)
+    assert tensors.BACKGROUND_DELTAS[0].shape(deltas.shape) == (12, 2)
 
 
 def test_kernels_move_their_channels_to_the_end():
-    assert tensors.CONV.convert(random(2, 3, 5, 4)).shape == (5, 4, 3, 2)
-    assert tensors.CONV.shape((5, 4, 3, 2)) == (2, 3, 5, 4)
-    anchors = tensors.ANCHOR_DELTA_CONV.convert(random(8, 3, 1, 1))
+    assert tensors.CONV[0].convert(random(2, 3, 5, 4)).shape == (5, 4, 3, 2)
+    assert tensors.CONV[0].shape((5, 4, 3, 2)) == (2, 3, 5, 4)
+    anchors = tensors.ANCHOR_DELTAS[0].convert(random(8, 3, 1, 1))
     np.testing.assert_array_equal(anchors[0, 0, :, 4], random(8, 3, 1, 1)[5, :, 0, 0])
 
 
