@@ -1,6 +1,8 @@
 """What the commands share: overrides among the arguments, and one line instead of a traceback for bad input."""
 
 import argparse
+import atexit
+import gc
 import os
 import re
 import sys
@@ -8,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dh_keras import require_tensorflow_backend
-from dh_keras.commands.quick_start import start_quickly
 from dh_keras.errors import Interrupted, UserError
 
 OVERRIDE = re.compile(r"[a-z][\w.]*=")
@@ -85,7 +86,9 @@ def run_command(
     args = parser.parse(argv)
     # TensorFlow reports the lack of a GPU as an error; on a machine without one that is no news.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidiactl").exists() else "3")
-    start_quickly()
+    # What imports and traces make stays: looking for garbage among it, above all when the process ends, is in vain.
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
     try:
         require_tensorflow_backend()
     except ImportError as error:

@@ -45,7 +45,7 @@ def test_every_command_says_the_same_by_both_doors_and_its_help_needs_no_tensorf
 
 
 def test_every_module_and_every_script_is_a_command_and_says_so():
-    shared = {"__init__", "main", "parser", "quick_start"}
+    shared = {"__init__", "main", "parser"}
     modules = {path.stem for path in (ROOT / "dh_keras" / "commands").glob("*.py")} - shared
     assert modules == {module_name(command) for command in COMMANDS}
     assert {path.stem for path in (ROOT / "scripts").glob("*")} - {"__pycache__"} == modules

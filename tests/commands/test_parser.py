@@ -1,5 +1,7 @@
 """Words on the command line are sorted into arguments, options and overrides wherever they stand."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,14 @@ def test_another_backend_of_keras_is_refused_in_one_line(monkeypatch):
         dh_keras.Detector  # noqa: B018
     with pytest.raises(SystemExit, match=r"^error: KERAS_BACKEND: "):
         run_command(CommandParser("test", "Test."), lambda args: pytest.fail("was called"), [])
+
+
+def test_a_command_hardly_looks_for_garbage_and_not_at_all_when_it_ends():
+    code = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count() > 1_000))
+from dh_keras.commands.parser import CommandParser, run_command
+run_command(CommandParser("test", "Test."), lambda args: None, [])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout == "50000 True\n", run.stderr
