@@ -4,10 +4,9 @@ Its best and worst images too. What an earlier analysis wrote is replaced.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 from dh_keras.errors import ConfigError
 
 
@@ -29,5 +28,4 @@ def run(args: argparse.Namespace) -> None:
     analyze_run(args.run, annotations=args.annotations, images=args.images, score=args.score, overrides=args.overrides)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

@@ -4,10 +4,9 @@ They are compared on sliding windows around annotated objects.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 
 
 def make_parser() -> CommandParser:
@@ -37,5 +36,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"written: {folder}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

@@ -5,11 +5,10 @@ It is measured part by part, beside a matrix product and a peer.
 
 import argparse
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from dh_keras.benchmark import PEERS
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 from dh_keras.config.load import load_config
 from dh_keras.config.schema import ModelConfig
 from dh_keras.errors import ConfigError
@@ -90,5 +89,4 @@ def run(args: argparse.Namespace) -> None:
         print(f"written: {args.output}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

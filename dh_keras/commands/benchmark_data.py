@@ -4,10 +4,9 @@ Every augmentation is measured, without a model.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 from dh_keras.config.load import DEFAULT_CONFIG, load_config
 
 
@@ -33,5 +32,4 @@ def run(args: argparse.Namespace) -> None:
     compare_inputs(sources, data, images=args.count)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

@@ -1,10 +1,9 @@
 """Convert the authors' or MMDetection's weights to a run."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 
 
 def make_parser() -> CommandParser:
@@ -31,5 +30,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"next: dh-keras predict {written.path} PHOTO.jpg --output predictions")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

@@ -4,10 +4,9 @@ The page is served on this machine, to this machine only.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 
 
 def make_parser() -> CommandParser:
@@ -23,5 +22,4 @@ def run(args: argparse.Namespace) -> None:
     run_demo(Path(args.model), args.overrides, port=args.port, score=args.score)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

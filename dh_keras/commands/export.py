@@ -1,10 +1,9 @@
 """Export a run as a SavedModel for TensorFlow Serving."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 from dh_keras.modeling.constants import PRECISIONS
 
 
@@ -30,5 +29,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"next: dh-keras predict {args.output} PHOTO.jpg --output predictions")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

@@ -4,10 +4,9 @@ Exits with 1 when training would fail.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 from dh_keras.config.load import DEFAULT_CONFIG, load_config
 from dh_keras.errors import DataError
 from dh_keras.run.run_folder import next_free_run
@@ -58,5 +57,4 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"training would fail: {diagnosis.refusal}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

@@ -4,10 +4,9 @@ The files have the Model Garden's detection schema.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 
 
 def make_parser() -> CommandParser:
@@ -32,5 +31,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"next: dh-keras train --tfrecords '{args.output}-*.tfrecord'")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

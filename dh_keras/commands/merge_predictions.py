@@ -1,10 +1,9 @@
 """Join the folders that predict --shard wrote."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 
 
 def make_parser() -> CommandParser:
@@ -21,5 +20,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"written: {args.output}; the pictures are in the folders of the shards")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

@@ -104,3 +104,10 @@ def run_command(
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def make_main(
+    make_parser: Callable[[], CommandParser], run: Callable[[argparse.Namespace], None]
+) -> Callable[[Sequence[str] | None], None]:
+    """The `main` of a command: takes the words that are typed after its name, those of the process when None."""
+    return lambda argv=None: run_command(make_parser(), run, argv)
