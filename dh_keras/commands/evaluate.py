@@ -1,10 +1,9 @@
 """Measure COCO average precision of a run or a SavedModel."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 from dh_keras.errors import DataError
 from dh_keras.files import new_file, require_absent, write_json
 
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"model: {args.model}, classes {', '.join(category.name for category in detector.categories)}")
     dataset = load_coco(args.annotations, args.images, categories=detector.categories)
     print(f"data: {dataset.summary()}")
-    metrics = evaluate_detector(detector, dataset, batch_size=args.batch_size, max_detections=detector.max_detections)
+    metrics = evaluate_detector(detector, dataset, batch_size=args.batch_size)
     print(format_table(metrics))
     if args.output:
         with new_file(args.output) as partial:
@@ -39,5 +38,4 @@ def run(args: argparse.Namespace) -> None:
         print(f"written: {args.output}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

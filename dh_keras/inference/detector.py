@@ -4,7 +4,6 @@ A `ModelDetector` holds a network, a `SavedModelDetector` what was exported of o
 """
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +30,12 @@ from dh_keras.run.run_folder import RunFolder, is_run_folder, open_run
 from dh_keras.run.weights import load_weights
 
 
-class Detector(ABC):
+class Detector:
     """A loaded detector; make one with `Detector.load`.
 
     Args:
         categories: class index k is categories[k].
+        serve_bytes, serve_images: see the functions of `ServingModule`.
         max_detections: D, the most that are found in an image.
         size_limits: pixels that the short side is resized to, and of the longest long side.
 
@@ -48,8 +48,18 @@ class Detector(ABC):
     # Names of the `HEAD_COMBINATIONS` that `detect_images_by_head` gives, the detector's own first, if there are any.
     head_combinations: tuple[str, ...] = ()
 
-    def __init__(self, categories: Sequence[Category], *, max_detections: int, size_limits: tuple[int, int]):
+    def __init__(
+        self,
+        categories: Sequence[Category],
+        *,
+        serve_bytes: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+        serve_images: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+        max_detections: int,
+        size_limits: tuple[int, int],
+    ):
         self.categories = tuple(categories)
+        self._serve_bytes = serve_bytes
+        self._serve_images = serve_images
         self.max_detections = max_detections
         self.size_limits = size_limits
 
@@ -86,14 +96,6 @@ class Detector(ABC):
     ) -> "ModelDetector":
         """Wrap a built `DoubleHeadRCNN`; sizes as in `DataConfig`."""
         return ModelDetector(model, categories, min_size=min_size, max_size=max_size)
-
-    @abstractmethod
-    def _serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See `ServingModule.serve_bytes`."""
-
-    @abstractmethod
-    def _serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See `ServingModule.serve_images`."""
 
     def __call__(self, image: str | Path | bytes | np.ndarray) -> ImageDetections:
         """Detect in one image.
@@ -184,9 +186,15 @@ class ModelDetector(Detector):
     """
 
     def __init__(self, model: DoubleHeadRCNN, categories: Sequence[Category], *, min_size: int, max_size: int):
-        super().__init__(categories, max_detections=model.max_detections, size_limits=(min_size, max_size))
         self.model = model
         self.module = ServingModule(model, categories, min_size=min_size, max_size=max_size)
+        super().__init__(
+            categories,
+            serve_bytes=self.module.serve_bytes,
+            serve_images=self.module.serve_images,
+            max_detections=model.max_detections,
+            size_limits=(min_size, max_size),
+        )
         images = tf.TensorSpec([None, None, None, 3], tf.uint8)
         self._serve_by_head = tf.function(self.module.detect_by_head, input_signature=[images], autograph=False)
 
@@ -206,12 +214,6 @@ class ModelDetector(Detector):
             return ()
         own = f"{variant.score_from}/{variant.boxes_from}"
         return (own, *(name for name in HEAD_COMBINATIONS if name != own))
-
-    def _serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.module.serve_bytes(image_bytes)
-
-    def _serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.module.serve_images(images)
 
     def detect_images_by_head(self, images: np.ndarray) -> dict[str, list[ImageDetections]]:
         """The same for every one of `head_combinations`, by name, from one pass."""
@@ -233,23 +235,23 @@ class SavedModelDetector(Detector):
     def __init__(self, path: Path):
         try:
             self._loaded = tf.saved_model.load(str(path))  # its functions need it
-            self._default = self._loaded.signatures["serving_default"]
-            self._image = self._loaded.signatures["serve_image"]
-            rows = self._default.structured_outputs["detection_scores"].shape[1]
+            from_bytes = self._loaded.signatures["serving_default"]
+            from_images = self._loaded.signatures["serve_image"]
+            rows = from_bytes.structured_outputs["detection_scores"].shape[1]
             description = json.loads((path / "assets" / SIGNATURE_FILE).read_text(encoding="utf-8"))
             limits = (description["preprocessing"]["min_size"], description["preprocessing"]["max_size"])
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise DataError(
                 f"{path}: not a SavedModel that this package exported: {str(error).splitlines()[0]}"
             ) from error
-        super().__init__(read_classes(path / "assets" / LABELS_FILE), max_detections=rows, size_limits=limits)
+        super().__init__(
+            read_classes(path / "assets" / LABELS_FILE),
+            serve_bytes=lambda image_bytes: from_bytes(image_bytes=image_bytes),
+            serve_images=lambda images: from_images(images=images),
+            max_detections=rows,
+            size_limits=limits,
+        )
         self.path = path
-
-    def _serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._default(image_bytes=image_bytes)
-
-    def _serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._image(images=images)
 
 
 def _equal_size_batches(
@@ -276,19 +278,16 @@ def detect_with_bar(detector: Detector, dataset: CocoDataset, *, batch_size: int
         return detector.detect_dataset(dataset, batch_size=batch_size, by_head=True, on_images=bar.update)
 
 
-def evaluate_detector(
-    detector: Detector, dataset: CocoDataset, *, batch_size: int = 1, max_detections: int = 100
-) -> dict[str, Any]:
+def evaluate_detector(detector: Detector, dataset: CocoDataset, *, batch_size: int = 1) -> dict[str, Any]:
     """COCO metrics of a detector on a dataset, for every combination of the heads if it has all four outputs.
 
     Args:
         detector: a loaded detector.
         dataset: loaded with the detector's categories.
         batch_size: images of equal size that go through the network together.
-        max_detections: see `evaluate_detections`.
 
     Returns:
         What `evaluate_detections` does, and "by_head": {name of the combination: AP, AP50, ...} where it applies.
     """
     found = detect_with_bar(detector, dataset, batch_size=batch_size)
-    return evaluate_found(dataset, found, max_detections=max_detections)
+    return evaluate_found(dataset, found, max_detections=detector.max_detections)

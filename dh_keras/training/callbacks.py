@@ -8,12 +8,11 @@ from tqdm import tqdm
 
 from dh_keras.run.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
 from dh_keras.run.weights import save_weights
-from dh_keras.training.events import EventWriter
-from dh_keras.training.metrics_table import AP_COLUMNS, append_row
 from dh_keras.training.progress import Progress, ProgressBar
+from dh_keras.training.recording import AP_COLUMNS, EventWriter, append_row
+from dh_keras.training.resume import save_state
 from dh_keras.training.schedule import Length
 from dh_keras.training.signals import StopRequest
-from dh_keras.training.state import save_state
 from dh_keras.training.workers.workers import Workers
 
 # TensorBoard gets every so many steps.
@@ -47,15 +46,18 @@ class EvaluationHelper(keras.callbacks.Callback):
     """On a worker that is not the chief, in the place of `RunRecorder`: takes part in its evaluations.
 
     Args:
-        progress, length, evaluate, evaluate_every: see `RunRecorder`.
+        run: its config says when there is an evaluation.
+        progress: of the run, updated before this callback.
+        length: of the run.
+        evaluate: returns COCO metrics of the current weights, or None when there is nothing to evaluate on.
     """
 
-    def __init__(self, *, progress: Progress, length: Length, evaluate: Callable[[], Any] | None, evaluate_every: int):
+    def __init__(self, *, run: RunFolder, progress: Progress, length: Length, evaluate: Callable[[], Any] | None):
         super().__init__()
+        self.run = run
         self.progress = progress
         self.length = length
         self.evaluate = evaluate
-        self.evaluate_every = evaluate_every
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Record the epoch, unless it was cut short."""
@@ -64,9 +66,14 @@ class EvaluationHelper(keras.callbacks.Callback):
 
     def record_epoch(self) -> None:
         """Evaluate with the others if it is due."""
-        if self.evaluate and self.progress.is_evaluation_due(self.length, self.evaluate_every):
+        if self.evaluate and self.is_evaluation_due():
             self.evaluate()
         self.progress.record_epoch()
+
+    def is_evaluation_due(self) -> bool:
+        """Whether the epoch that has just ended is one with an evaluation; the last one always is."""
+        epoch = -(-self.progress.step // self.length.steps_per_epoch)
+        return epoch % self.run.config.train.evaluate_every == 0 or self.progress.step == self.length.steps
 
 
 class RunRecorder(EvaluationHelper):
@@ -76,33 +83,16 @@ class RunRecorder(EvaluationHelper):
     the run is resumed, rows beyond it are dropped, and TensorBoard forgets such events.
 
     Args:
-        run: where everything is written.
-        progress: of the run, updated before this callback.
-        length: of the run.
         progress_bar: measures the throughput.
-        evaluate: returns COCO metrics of the current weights, or None when there is nothing to evaluate on.
-        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        checkpoint_every: steps between checkpoints, besides those at the end of every epoch; 0 for these alone.
+        given: see `EvaluationHelper`; everything is written into the run.
     """
 
-    def __init__(
-        self,
-        *,
-        run: RunFolder,
-        progress: Progress,
-        length: Length,
-        progress_bar: ProgressBar,
-        evaluate: Callable[[], dict] | None,
-        evaluate_every: int,
-        checkpoint_every: int,
-    ):
-        super().__init__(progress=progress, length=length, evaluate=evaluate, evaluate_every=evaluate_every)
-        self.run = run
+    def __init__(self, *, progress_bar: ProgressBar, **given: Any):
+        super().__init__(**given)
         self.progress_bar = progress_bar
-        self.checkpoint_every = checkpoint_every
-        folder = run.path / TENSORBOARD_DIR  # two runs to TensorBoard, as they go on from different steps
-        self._step_events = EventWriter(folder / "steps", first_step=progress.step + 1)
-        self._epoch_events = EventWriter(folder / "epochs", first_step=progress.recorded_step + 1)
+        folder = self.run.path / TENSORBOARD_DIR  # two runs to TensorBoard, as they go on from different steps
+        self._step_events = EventWriter(folder / "steps", first_step=self.progress.step + 1)
+        self._epoch_events = EventWriter(folder / "epochs", first_step=self.progress.recorded_step + 1)
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -120,18 +110,15 @@ class RunRecorder(EvaluationHelper):
         if self.model.stop_training:
             save_weights(self.model, self.run.path / LAST_WEIGHTS)
             self.save()
-        elif self._is_checkpoint_due(step):
+        elif self.progress.is_at_end_of_epoch(self.length):
+            pass  # everything is saved anyway
+        elif (every := self.run.config.train.checkpoint_every) and step % every == 0:
             self.save()
-
-    def _is_checkpoint_due(self, step: int) -> bool:
-        """Within an epoch only: at its end everything is saved anyway."""
-        due = self.checkpoint_every and step % self.checkpoint_every == 0
-        return bool(due) and not self.progress.is_at_end_of_epoch(self.length)
 
     def record_epoch(self) -> None:
         """Evaluate if it is due, then write metrics, events, weights and a checkpoint."""
         epoch = -(-self.progress.step // self.length.steps_per_epoch)
-        due = self.progress.is_evaluation_due(self.length, self.evaluate_every)
+        due = self.is_evaluation_due()
         row = self._row(epoch)
         if due and self.evaluate:
             self.save()  # what interrupts the evaluation costs no step
@@ -167,27 +154,3 @@ class RunRecorder(EvaluationHelper):
 
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-
-
-def make_recorder(
-    run: RunFolder,
-    progress: Progress,
-    length: Length,
-    progress_bar: ProgressBar,
-    *,
-    evaluate: Callable[[], Any] | None,
-    chief: bool,
-) -> RunRecorder | EvaluationHelper:
-    """What is done at the end of an epoch by the chief, or by another worker."""
-    every = run.config.train.evaluate_every
-    if not chief:
-        return EvaluationHelper(progress=progress, length=length, evaluate=evaluate, evaluate_every=every)
-    return RunRecorder(
-        run=run,
-        progress=progress,
-        length=length,
-        progress_bar=progress_bar,
-        evaluate=evaluate,
-        evaluate_every=every,
-        checkpoint_every=run.config.train.checkpoint_every,
-    )

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,17 +17,22 @@ from dh_keras.modeling.hub_backbone import resolve_backbone
 from dh_keras.pretrained.build import build_detector
 from dh_keras.run.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, open_run, write_run
 from dh_keras.run.weights import initialize_weights, load_weights
-from dh_keras.training.callbacks import StepCounter, make_recorder
+from dh_keras.training.callbacks import EvaluationHelper, RunRecorder, StepCounter
 from dh_keras.training.fitting import fit, worker_batches
-from dh_keras.training.model_table import format_model_table
+from dh_keras.training.look import check_evaluation, format_model_table, write_pictures
 from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.progress import Progress, ProgressBar
-from dh_keras.training.resume import check_classes, check_config, cut_back, plan_fingerprint, restore, resume_command
-from dh_keras.training.run_pictures import write_pictures
-from dh_keras.training.sanity import check_evaluation
+from dh_keras.training.resume import (
+    check_classes,
+    check_config,
+    cut_back,
+    plan_fingerprint,
+    restore,
+    resume_command,
+    save_state,
+)
 from dh_keras.training.schedule import make_schedule
 from dh_keras.training.signals import StopRequest
-from dh_keras.training.state import save_state
 from dh_keras.training.strategy import join_workers, make_strategy, strategy_name
 from dh_keras.training.training_data import TrainingData, load_training_data
 from dh_keras.training.workers.facts import data_facts, program_facts, weights_facts
@@ -139,7 +143,10 @@ def _prepare(
     with distribution.scope():
         model = _build(config, data, distribution, pretrained=not resume and init is None)
         if init is not None and not resume:
-            _report_init(initialize_weights(model, init, data.train.categories), init)
+            skipped = initialize_weights(model, init, data.train.categories)
+            print(f"initial weights: {init}, {len(skipped)} predictor arrays skipped")
+            for line in skipped:
+                print(f"  skipped {line}")
     progress = _resume(model, data, run) if resume else _begin(model, data, run, workers)
     saved = [*model.weights, *model.optimizer.variables]
     workers.agree({"step to go on from": progress.step, **weights_facts(saved)})
@@ -211,19 +218,12 @@ def _build(
     return model
 
 
-def _report_init(skipped: Sequence[str], init: str | Path) -> None:
-    print(f"initial weights: {init}, {len(skipped)} predictor arrays skipped")
-    for line in skipped:
-        print(f"  skipped {line}")
-
-
 def _look_first(job: Job) -> None:
     """Show what is about to be trained, and try an evaluation."""
     print(format_model_table(job.model))
     config, val = job.run.config, job.data.val
     if job.workers.is_chief and val is not None and config.train.sanity_images:
-        limit = config.model.max_detections
-        check_evaluation(job.detector, val, count=config.train.sanity_images, max_detections=limit)
+        check_evaluation(job.detector, val, count=config.train.sanity_images)
 
 
 def _fit(job: Job) -> None:
@@ -245,7 +245,8 @@ def _fit(job: Job) -> None:
             evaluate = functools.partial(evaluate_together, job.detector, data.val, config, workers=workers, stop=stop)
         if workers.is_chief:
             cut_back(job.run, progress)
-        recorder = make_recorder(job.run, progress, data.length, bar, evaluate=evaluate, chief=workers.is_chief)
+        given = {"run": job.run, "progress": progress, "length": data.length, "evaluate": evaluate}
+        recorder = RunRecorder(progress_bar=bar, **given) if workers.is_chief else EvaluationHelper(**given)
         if progress.is_at_end_of_epoch(data.length):
             recorder.set_model(job.model)
             recorder.record_epoch()

@@ -67,11 +67,6 @@ class Progress:
         at_end = self.step % length.steps_per_epoch == 0 or self.step == length.steps
         return at_end and self.step > self.recorded_step
 
-    def is_evaluation_due(self, length: Length, evaluate_every: int) -> bool:
-        """Whether the epoch that has just ended is one with an evaluation."""
-        epoch = -(-self.step // length.steps_per_epoch)
-        return epoch % evaluate_every == 0 or self.step == length.steps
-
 
 class ProgressBar(keras.callbacks.Callback):
     """One bar per epoch: the epoch's mean losses, images per second, waiting for data, time left, memory.

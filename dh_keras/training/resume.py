@@ -1,26 +1,30 @@
-"""Going on with a run: what must be as it was, and cutting its files back to the checkpoint."""
+"""Going on with a run: its state in one file, what must be as it was, and cutting its files back to the checkpoint."""
 
 import hashlib
+import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
 from dh_keras.config.options import flatten
 from dh_keras.config.schema import PATH_KEYS, Config
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.errors import ConfigError, DataError, TrainingError
-from dh_keras.files import remove_leftovers
+from dh_keras.files import remove_leftovers, replaced_file
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.run.classes import Category
 from dh_keras.run.run_folder import CLASSES_FILE, CONFIG_FILE, METRICS_FILE, STATE_FILE, RunFolder
-from dh_keras.training.metrics_table import drop_rows_after
 from dh_keras.training.progress import Progress
+from dh_keras.training.recording import drop_rows_after
 from dh_keras.training.schedule import Length
-from dh_keras.training.state import load_state
 
 # Where the images are and what is written beside the training; nothing that changes a step.
 MAY_CHANGE = (*PATH_KEYS, "train.checkpoint_every", "train.pictures", "train.sanity_images")
+PROGRESS_KEY = "progress"
 
 
 def resume_command(run: RunFolder, strategy: str) -> str:
@@ -70,6 +74,48 @@ def plan_fingerprint(dataset: CocoDataset, plan: np.ndarray) -> str:
     for array in (plan, dataset.image_ids, dataset.boxes, dataset.classes, dataset.box_offsets):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
+
+
+def save_state(model: DoubleHeadRCNN, progress: dict[str, Any], path: Path) -> None:
+    """Write everything that training needs to go on as if it had not stopped, in one file.
+
+    Args:
+        model: compiled; its variables and its optimizer's are saved.
+        progress: JSON-ready values, such as epoch and best AP.
+        path: an .npz file.
+    """
+    arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in _variables(model).items()}
+    arrays[PROGRESS_KEY] = np.array(json.dumps(progress))
+    with replaced_file(path) as partial:
+        np.savez(partial, **arrays)
+
+
+def _variables(model: DoubleHeadRCNN) -> dict[str, Any]:
+    named = {f"model/{index}": variable for index, variable in enumerate(model.variables)}
+    return named | {f"optimizer/{index}": variable for index, variable in enumerate(model.optimizer.variables)}
+
+
+def load_state(model: DoubleHeadRCNN, path: Path) -> dict[str, Any]:
+    """Restore what `save_state` wrote into a compiled model with a built optimizer, and return the progress.
+
+    Raises:
+        TrainingError: when the file is missing, damaged, or of another model.
+    """
+    if not path.is_file():
+        raise TrainingError(f"{path}: nothing to resume from; start without --resume, or into another --output")
+    try:
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        progress = json.loads(str(arrays.pop(PROGRESS_KEY)))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise TrainingError(f"{path}: damaged state file: {error}") from error
+    variables = _variables(model)
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    if shapes != {name: tuple(v.shape) for name, v in variables.items()}:
+        raise TrainingError(f"{path}: was written by another model; resume with the config of its run folder")
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+    return progress
 
 
 def restore(model: DoubleHeadRCNN, run: RunFolder, length: Length, fingerprint: str) -> Progress:

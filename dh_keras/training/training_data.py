@@ -37,13 +37,9 @@ def load_training_data(config: Config) -> TrainingData:
             print(f"{name} data: {split.summary()}")
     if val_split is not None:
         check_ground_truth(val_split)
-    return TrainingData(train_split, val_split, *_plan(config, train_split))
-
-
-def _plan(config: Config, dataset: CocoDataset) -> tuple[np.ndarray, Length]:
-    images, batch_size, seed = epoch_images(dataset, config.data), config.data.batch_size, config.train.seed
+    images, batch_size, seed = epoch_images(train_split, config.data), config.data.batch_size, config.train.seed
     length = training_length(config.train, steps_per_epoch(images.canvas_index, batch_size, images.repeats))
     plan = plan_batches(
         images.canvas_index, batch_size=batch_size, epochs=length.epochs, seed=seed, repeats=images.repeats
     )
-    return images.indices[plan][: length.steps], length
+    return TrainingData(train_split, val_split, images.indices[plan][: length.steps], length)

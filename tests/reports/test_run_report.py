@@ -76,7 +76,7 @@ def test_the_numbers_are_those_of_the_evaluation_and_of_training(tiny_run, own_b
     detector, annotations = own_boxes
     run, metrics = analyzed
     dataset = load_coco(annotations, tiny_shapes.val_images, categories=detector.categories)
-    expected = evaluate_detector(detector, dataset, max_detections=detector.max_detections)
+    expected = evaluate_detector(detector, dataset)
     assert 0.05 < expected["AP"] < 0.95
     assert metrics == expected
     opened = open_run(tiny_run)
@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_the_evaluation_and_of_training(tiny_run, own_b
     load_weights(model, opened.weights)
     # Training evaluates the network as it is; here its batch norms are folded, which rounds differently.
     as_trained = Detector.from_model(model, opened.categories, min_size=96, max_size=128)
-    in_training = evaluate_detector(as_trained, dataset, batch_size=2, max_detections=10)
+    in_training = evaluate_detector(as_trained, dataset, batch_size=2)
     assert metrics["AP"] == pytest.approx(in_training["AP"], abs=0.02)
     with open(run / "per_class.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -22,7 +22,7 @@ from dh_keras.run.weights import initialize_weights
 from dh_keras.training.callbacks import StepCounter
 from dh_keras.training.fitting import stretches
 from dh_keras.training.loop import train
-from dh_keras.training.metrics_table import COLUMNS
+from dh_keras.training.recording import COLUMNS
 from dh_keras.training.schedule import Length
 from dh_keras.training.signals import STOP_SIGNALS
 from dh_keras.training.strategy import make_strategy, strategy_name

@@ -17,17 +17,15 @@ from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.run.run_folder import RunFolder
 from dh_keras.run.weights import save_weights
 from dh_keras.training.callbacks import RunRecorder
-from dh_keras.training.events import EventWriter
-from dh_keras.training.metrics_table import COLUMNS, append_row, drop_rows_after
 from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.progress import Progress, ProgressBar
-from dh_keras.training.resume import cut_back
+from dh_keras.training.recording import COLUMNS, EventWriter, append_row, drop_rows_after
+from dh_keras.training.resume import cut_back, load_state, save_state
 from dh_keras.training.schedule import Length
-from dh_keras.training.state import load_state, save_state
 
 LENGTH = Length(steps=5, epochs=2, steps_per_epoch=3)
 APS = {3: 0.1, 5: 0.3}
-CONFIG = load_config()
+CONFIG = load_config(overrides=["train.evaluate_every=1", "train.checkpoint_every=2"])
 
 
 class Crash(BaseException):
@@ -65,8 +63,6 @@ def simulate(folder, model):
         length=LENGTH,
         progress_bar=bar,
         evaluate=evaluate,
-        evaluate_every=1,
-        checkpoint_every=2,
     )
     recorder.set_model(model)
     model.stop_training = False

@@ -17,13 +17,19 @@ from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.run.classes import Category
 from dh_keras.run.run_folder import RunFolder, open_run
-from dh_keras.training.model_table import format_model_table, model_rows
+from dh_keras.training.look import check_evaluation, format_model_table, model_rows
 from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.progress import Progress, ProgressBar
-from dh_keras.training.resume import MAY_CHANGE, check_classes, check_config, plan_fingerprint, restore
-from dh_keras.training.sanity import check_evaluation
+from dh_keras.training.resume import (
+    MAY_CHANGE,
+    check_classes,
+    check_config,
+    load_state,
+    plan_fingerprint,
+    restore,
+    save_state,
+)
 from dh_keras.training.schedule import Length
-from dh_keras.training.state import load_state, save_state
 
 LENGTH = Length(steps=25, epochs=3, steps_per_epoch=10)
 
@@ -178,7 +184,7 @@ def test_the_first_evaluation_changes_nothing_and_finds_a_broken_evaluator(tiny_
     val: CocoDataset = load_splits(run.config.data)[1]
     before = [variable.numpy() for variable in model.variables]
     seed = tf.random.get_global_generator().state.numpy()
-    metrics = check_evaluation(detector, val, count=2, max_detections=10)
+    metrics = check_evaluation(detector, val, count=2)
     assert metrics["images"] == 2
     assert "evaluation works: 2 validation images" in capsys.readouterr().out
     assert all(np.array_equal(a, b) for a, b in zip(model.variables, before, strict=True))
@@ -187,4 +193,4 @@ def test_the_first_evaluation_changes_nothing_and_finds_a_broken_evaluator(tiny_
     wrong = dataclasses.replace(found, classes=np.full(len(found), 99, np.int32))
     monkeypatch.setattr(detector, "_read", lambda outputs: [wrong])
     with pytest.raises(ValueError, match="classes from 0 to 2"):
-        check_evaluation(detector, val, count=2, max_detections=10)
+        check_evaluation(detector, val, count=2)

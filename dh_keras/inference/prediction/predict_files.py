@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,6 @@ def predict_files(
     if folder.is_finished:
         folder.remove_parts()
         return Summary(errors=read_errors(folder.path), finished_before=True)
-    _do_missing_parts(detector, folder, chunks, settings)
-    return _finish(folder, settings)
-
-
-def _do_missing_parts(
-    detector: Detector, folder: PredictionFolder, chunks: Sequence[list[Item]], settings: PredictionSettings
-) -> None:
     missing = folder.missing_parts()
     total = sum(map(len, chunks))
     done = total - sum(len(chunks[number]) for number in missing)
@@ -77,9 +71,6 @@ def _do_missing_parts(
     ):
         work = _Work(detector, folder, settings, threads, bar, tells=total <= SENTENCES_UP_TO)
         work.run([(number, chunks[number]) for number in missing])
-
-
-def _finish(folder: PredictionFolder, settings: PredictionSettings) -> Summary:
     if settings.shard.count > 1:
         summary = Summary()
         for row in folder.rows():
@@ -90,21 +81,16 @@ def _finish(folder: PredictionFolder, settings: PredictionSettings) -> Summary:
     return summary
 
 
+@dataclass
 class _Work:
     """The chunks that are left; files are read and pictures drawn in threads."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        folder: PredictionFolder,
-        settings: PredictionSettings,
-        threads: ThreadPoolExecutor,
-        bar: tqdm,
-        *,
-        tells: bool,
-    ):
-        self.detector, self.folder, self.settings = detector, folder, settings
-        self.threads, self.bar, self.tells = threads, bar, tells
+    detector: Detector
+    folder: PredictionFolder
+    settings: PredictionSettings
+    threads: ThreadPoolExecutor
+    bar: tqdm
+    tells: bool
 
     def run(self, chunks: Sequence[tuple[int, list[Item]]]) -> None:
         """Write the part of each chunk; that of images when the next one has been detected in."""

@@ -1,0 +1,102 @@
+"""What training records as it goes: the run folder's metrics.csv and its TensorBoard events.
+
+The table has a row per evaluation and is complete at any moment; events that are written again after a checkpoint take
+the place of what was there.
+"""
+
+import csv
+import io
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from dh_keras.evaluation.coco_metrics import METRIC_NAMES
+from dh_keras.files import replaced_text, writing
+from dh_keras.modeling.constants import LOSS_NAMES
+
+AP_COLUMNS = tuple(name for name in METRIC_NAMES if name.startswith("AP"))
+COLUMNS = (
+    "step",
+    "epoch",
+    *LOSS_NAMES,
+    "total_loss",
+    "lr",
+    "images_per_second",
+    "data_wait",
+    *AP_COLUMNS,
+)
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to the table, which gets its header with the first; what is not defined stays empty."""
+    _write(path, [*_read(path), {name: _text(row.get(name)) for name in COLUMNS}])
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Leave the rows up to a step only, and none that was half written."""
+    if path.is_file():
+        complete = [row for row in _read(path) if None not in row and None not in row.values()]
+        _write(path, [row for row in complete if row["step"].isdigit() and int(row["step"]) <= step])
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    # Where a machine lost its power there may be zeros or half a character.
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> None:
+    with replaced_text(path) as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _text(value: Any) -> Any:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+
+
+class EventWriter:
+    """Scalars for TensorBoard, in a new file.
+
+    TensorBoard is told to forget what earlier files in the folder say about the steps that are written again.
+
+    Args:
+        folder: one run to TensorBoard; made if needed.
+        first_step: the first one that is going to be written.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int):
+        self.folder = folder
+        log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+        restart = tf.compat.v1.Event(wall_time=time.time(), step=first_step, session_log=log)
+        with writing(folder), tf.device("CPU:0"):
+            # What tf.summary is made of: it has no word for a restart.
+            self._writer = tf.raw_ops.SummaryWriter(shared_name=f"{folder} {time.time_ns()}")
+            weakref.finalize(self, _close, self._writer).atexit = False
+            tf.raw_ops.CreateSummaryFileWriter(
+                writer=self._writer, logdir=str(folder), max_queue=10, flush_millis=120_000, filename_suffix=".v2"
+            )
+            tf.raw_ops.ImportEvent(writer=self._writer, event=restart.SerializeToString())
+
+    def write(self, step: int, values: dict[str, float | None]) -> None:
+        """Add values; None is left out."""
+        with writing(self.folder), tf.device("CPU:0"):
+            for tag, value in values.items():
+                if value is not None:
+                    tf.raw_ops.WriteScalarSummary(writer=self._writer, step=step, tag=tag, value=tf.constant(value))
+
+    def flush(self) -> None:
+        """See that everything is in the file."""
+        with writing(self.folder):
+            tf.raw_ops.FlushSummaryWriter(writer=self._writer)
+
+
+def _close(writer: tf.Tensor) -> None:
+    with tf.init_scope():  # nobody knows when this is called: it may be while a graph is traced
+        tf.raw_ops.CloseSummaryWriter(writer=writer)
