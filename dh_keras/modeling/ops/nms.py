@@ -17,6 +17,10 @@ def nms(
     Returns:
         indices int32 [max_output] into N, best score first, and valid bool [max_output]; indices of invalid rows are 0.
     """
+    # On a GPU the kernel cannot take 0 boxes: one that is never kept stands in.
+    missing = tf.maximum(1 - tf.shape(scores)[0], 0)
+    boxes = tf.pad(boxes, [[0, missing], [0, 0]])
+    scores = tf.pad(scores, [[0, missing]], constant_values=float("-inf"))
     # V4 has CPU and GPU kernels and pads its output; its siblings lack one or the other.
     indices, count = tf.raw_ops.NonMaxSuppressionV4(
         boxes=boxes,
@@ -26,7 +30,9 @@ def nms(
         score_threshold=float("-inf"),
         pad_to_max_output_size=True,
     )
-    return indices, tf.range(max_output) < count
+    # A GPU's kernel takes a threshold of -inf for none, and keeps what has that score, after all else.
+    valid = (tf.range(max_output) < count) & (tf.gather(scores, indices) > float("-inf"))
+    return tf.where(valid, indices, 0), valid
 
 
 def class_aware_nms(

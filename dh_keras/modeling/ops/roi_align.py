@@ -77,6 +77,12 @@ def roi_align(
         float [R, 7, 7, C] in the features' dtype. Samples more than one cell outside the map count as 0. Gradients
         flow to the features, not to the RoIs.
     """
+    num_rois = tf.shape(rois)[0]
+    # A sparse matrix without entries or rows breaks the kernels of the product: an empty RoI stands in.
+    missing = tf.maximum(1 - num_rois, 0)
+    rois = tf.pad(tf.stop_gradient(rois), [[0, missing], [0, 0]])
+    image_index, levels = (tf.pad(x, [[0, missing]]) for x in (image_index, levels))
+
     maps = [features_per_level[level] for level in ROI_LEVELS]
     channels = maps[0].shape[-1]
     table = tf.concat([tf.reshape(tf.cast(m, tf.float32), [-1, channels]) for m in maps], axis=0)
@@ -87,14 +93,11 @@ def roi_align(
     first_cell += image_index * map_size[:, 0] * map_size[:, 1]
     strides = tf.gather(tf.constant([float(LEVEL_STRIDES[level]) for level in ROI_LEVELS]), levels)
 
-    rois = tf.stop_gradient(rois)
     vertical = _axis_weights(rois[:, 0], rois[:, 2], strides, map_size[:, 0], sampling_ratio, geometry)
     horizontal = _axis_weights(rois[:, 1], rois[:, 3], strides, map_size[:, 1], sampling_ratio, geometry)
     assemble = _assemble_dense if vertical.counts is None else _assemble_ragged
     indices, weights = assemble(first_cell, map_size[:, 1], vertical, horizontal)
-    num_rois = tf.shape(rois)[0]
-    # The kernels of the product divide by the number of rows, so without RoIs there are the rows of an empty one.
-    num_rows = tf.maximum(num_rois, 1) * ROI_OUTPUT_SIZE * ROI_OUTPUT_SIZE
+    num_rows = tf.shape(rois)[0] * ROI_OUTPUT_SIZE * ROI_OUTPUT_SIZE
     multiply = _differentiable_sparse_matmul if differentiable else _sparse_matmul
     pooled = multiply(indices, weights, num_rows, table)
     pooled = tf.reshape(pooled, [-1, ROI_OUTPUT_SIZE, ROI_OUTPUT_SIZE, channels])[:num_rois]
@@ -144,8 +147,7 @@ def _fixed_weights(start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor, s
 def _adaptive_weights(start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor) -> AxisWeights:
     """As many samples as the bin spans cells, so n samples touch at most n + 1 neighbouring cells."""
     samples = tf.maximum(tf.cast(tf.math.ceil(bin_size), tf.int32), 0)
-    # At least one column keeps the shapes defined when there is no RoI or all are empty.
-    max_samples = tf.maximum(tf.reduce_max(tf.concat([[1], samples], axis=0)), 1)
+    max_samples = tf.maximum(tf.reduce_max(samples), 1)  # also when all RoIs are empty
     position, share = _sample_positions(start, bin_size, map_size, samples, max_samples)
     first = tf.floor(position[:, :, :1])
     cells = first + tf.range(max_samples + 1, dtype=tf.float32)

@@ -108,3 +108,21 @@ def test_small_boxes_of_a_late_class_are_suppressed_as_exactly_as_those_of_the_f
     for group in (0, 79, 999):
         groups = np.full(4, group, np.int32)
         assert kept(class_aware_nms(boxes, scores, groups, max_output=4, iou_threshold=0.5), 4) == expected, group
+
+
+@pytest.mark.parametrize("count", [0, 20])
+def test_a_kernel_that_ignores_a_threshold_of_minus_infinity_changes_nothing(monkeypatch, count):
+    """Such a kernel keeps candidates at -inf, after all others."""
+    kernel = tf.raw_ops.NonMaxSuppressionV4
+
+    def lenient(*, scores, score_threshold, **options):
+        return kernel(scores=tf.maximum(scores, -1e30), score_threshold=score_threshold, **options)
+
+    boxes, scores, groups = random_case(7, count=count)
+    scores[::2] = -np.inf
+    expected = kept(nms(boxes, scores, max_output=20, iou_threshold=0.5), 20)
+    by_group = kept(class_aware_nms(boxes, scores, groups, max_output=20, iou_threshold=0.5), 20)
+    monkeypatch.setattr(tf.raw_ops, "NonMaxSuppressionV4", lenient)
+    assert kept(nms(boxes, scores, max_output=20, iou_threshold=0.5), 20) == expected
+    assert kept(class_aware_nms(boxes, scores, groups, max_output=20, iou_threshold=0.5), 20) == by_group
+    assert 0 < len(expected) < 10 or not count
