@@ -136,6 +136,8 @@ class TrainingStep(BuiltModel):
             objective = self.optimizer.scale_loss(total / replicas)
         gradients = tape.gradient(objective, variables)
         gradients = self._require_finite(gradients, losses, batch["image_ids"])
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = _spoil_where_any_overflows(gradients, self.optimizer)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return _for_reduction({**losses, "total_loss": total, "batch_ready_at": batch_ready_at})
 
@@ -179,6 +181,21 @@ def _for_reduction(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
         return {name: value[None] for name, value in logs.items()}
     return logs
+
+
+def _spoil_where_any_overflows(
+    gradients: Sequence[tf.Tensor | None], optimizer: keras.optimizers.LossScaleOptimizer
+) -> Sequence[tf.Tensor | None]:
+    """Gradients that are NaN on every replica when they are not finite on one.
+
+    Keras' loss scaling looks at those of one replica, or of its own, before they are summed; so all decide the same.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return gradients
+    overflows = tf.where(optimizer.check_finite(gradients), 0.0, 1.0)
+    spoiled = tf.where(context.all_reduce(tf.distribute.ReduceOp.SUM, overflows) > 0.0, float("nan"), 0.0)
+    return [None if g is None else g + tf.cast(spoiled, g.dtype) for g in gradients]
 
 
 def _mean_count_over_replicas(counted: tf.Tensor) -> tf.Tensor:

@@ -35,7 +35,7 @@ from dh_keras.training.schedule import make_schedule
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.strategy import join_workers, make_strategy, strategy_name
 from dh_keras.training.training_data import TrainingData, load_training_data
-from dh_keras.training.workers.facts import data_facts, program_facts, weights_facts
+from dh_keras.training.workers.facts import config_facts, data_facts, program_facts, weights_facts
 from dh_keras.training.workers.shared_evaluation import evaluate_together
 from dh_keras.training.workers.workers import Workers
 
@@ -77,7 +77,9 @@ def train(
     output = Path(output)
     with join_workers(strategy, timeout=worker_timeout) as workers:
         config = _check_start(config, output, resume=resume, workers=workers)
-        job = _prepare(config, output, strategy=strategy, resume=resume, init=init, workers=workers)
+        distribution = make_strategy(strategy)
+        config = _resolve(config, output, resume=resume, workers=workers)
+        job = _prepare(config, output, distribution=distribution, resume=resume, init=init, workers=workers)
         if job.progress.recorded_step == job.data.length.steps and (output / PICTURES_DIR).is_dir():
             print(f"{output}: has finished all its {job.data.length.steps} steps; nothing to go on with")
             return job.run
@@ -92,20 +94,25 @@ def train(
 
 
 def _check_start(config: Config | None, output: Path, *, resume: bool, workers: Workers) -> Config:
-    """Refuse what cannot be begun before anything costly; return the config that all workers agree on."""
-    run = None
+    """Refuse what cannot be begun before anything costly; return the config that was given, or the run's."""
     if resume:
-        run = open_run(output)
-        config = config or run.config
+        own = open_run(output).config
+        config = config or own
     elif workers.is_chief:
         require_new_folder(output, CHOOSE_OR_RESUME)
     if workers.is_chief:
         require_writable(output, 0)
+    workers.agree(program_facts(addresses=workers.cluster.addresses, resume=resume))
+    return config
+
+
+def _resolve(config: Config, output: Path, *, resume: bool, workers: Workers) -> Config:
+    """Return the config with its backbone's architecture, for which TensorFlow may compute; all workers agree on it."""
     backbone = resolve_backbone(config.model.backbone)
     config = replace(config, model=replace(config.model, backbone=backbone))
-    if run is not None:
-        check_config(config, run)
-    workers.agree(program_facts(config, addresses=workers.cluster.addresses, resume=resume))
+    if resume:
+        check_config(config, open_run(output))
+    workers.agree(config_facts(config))
     return config
 
 
@@ -132,10 +139,15 @@ class Job(NamedTuple):
 
 
 def _prepare(
-    config: Config, output: Path, *, strategy: str, resume: bool, init: str | Path | None, workers: Workers
+    config: Config,
+    output: Path,
+    *,
+    distribution: tf.distribute.Strategy,
+    resume: bool,
+    init: str | Path | None,
+    workers: Workers,
 ) -> Job:
     """Read the data, build the model, and make the run folder or take up where it stands."""
-    distribution = make_strategy(strategy)
     data = _load_in_turn(config, workers)
     run = RunFolder(output, config, tuple(data.train.categories))
     if resume:

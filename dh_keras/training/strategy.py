@@ -41,14 +41,19 @@ def join_workers(strategy: str, *, timeout: float) -> Iterator[Workers]:
 def make_strategy(name: str) -> tf.distribute.Strategy:
     """Set memory growth on every GPU, then make the strategy and say what it runs on.
 
+    To be called before TensorFlow does anything, which it cannot be in every notebook: then a GPU's memory stays as it
+    is, and a line says so.
+
     Args:
         name: "none" for one device, "mirrored" for a replica on every visible GPU (or one on the CPU), "multi_worker"
             for the same on every worker of TF_CONFIG; they must have joined, see `join_workers`.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        with contextlib.suppress(RuntimeError):  # this process uses it already, and has taken its memory
+    try:
+        for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:
+        print("note: this process uses its GPUs already, so memory growth is what it was when it began to")
     if name == "none":
         strategy = tf.distribute.get_strategy()
         print(f"strategy: none, on {'one GPU' if gpus else 'the CPU'}")

@@ -252,12 +252,12 @@ def test_the_callers_config_stays_as_it_is_and_the_run_gets_the_resolved_one(mon
     config = load_config(overrides=tiny_overrides)
     given = []
 
-    def facts(config, **others):
+    def facts(config):
         given.append(config.model.backbone.depth)
         raise TrainingError("enough")
 
     monkeypatch.setattr("dh_keras.training.loop.resolve_backbone", lambda backbone: replace(backbone, depth=50))
-    monkeypatch.setattr("dh_keras.training.loop.program_facts", facts)
+    monkeypatch.setattr("dh_keras.training.loop.config_facts", facts)
     with pytest.raises(TrainingError, match="enough"):
         train(config, output=tmp_path / "run")
     assert given == [50]
@@ -271,7 +271,30 @@ def test_a_gpu_that_is_in_use_keeps_its_settings(monkeypatch, capsys):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", refuse)
     assert make_strategy("none").num_replicas_in_sync == 1
-    assert "strategy: none, on one GPU" in capsys.readouterr().out
+    note, line = capsys.readouterr().out.splitlines()
+    assert note.startswith("note: this process uses its GPUs already")
+    assert line == "strategy: none, on one GPU"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_memory_growth_is_set_before_a_preset_lets_tensorflow_compute(
+    monkeypatch, tmp_path, tiny_run, tiny_overrides, resume
+):
+    """TensorFlow refuses it afterwards."""
+    calls = []
+
+    def resolve(backbone):
+        calls.append("preset")
+        raise TrainingError("enough")
+
+    devices = tf.config.list_physical_devices
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] if kind == "GPU" else devices(kind))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: calls.append(f"{gpu} {on}"))
+    monkeypatch.setattr("dh_keras.training.loop.resolve_backbone", resolve)
+    output = tiny_run if resume else tmp_path / "run"
+    with pytest.raises(TrainingError, match="enough"):
+        train(load_config(overrides=tiny_overrides), output=output, resume=resume)
+    assert calls == ["a GPU True", "preset"]
 
 
 def test_a_batch_must_divide_among_the_replicas(

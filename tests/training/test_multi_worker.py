@@ -18,7 +18,7 @@ from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.run.classes import Category
 from dh_keras.training.loop import load_training_data, train
 from dh_keras.training.signals import StopRequest
-from dh_keras.training.workers.facts import data_facts, program_facts
+from dh_keras.training.workers.facts import config_facts, data_facts
 from dh_keras.training.workers.shared_evaluation import evaluate_together, pack_detections, unpack_detections
 
 # Statistics of a worker's own images would differ from those of the whole batch.
@@ -170,11 +170,11 @@ def test_a_signal_to_one_worker_is_known_to_all_after_the_same_step():
 
 def test_what_may_differ_and_what_may_not(data, tmp_path):
     config, splits = data
-    ours = program_facts(config, addresses=["a:1"], resume=False)
+    ours = config_facts(config)
     assert ours["data.batch_size"] == config.data.batch_size
     assert ours["model.rpn.anchor_ratios"] == [0.5, 1.0, 2.0]
     other = load_config(overrides=["data.shapes.directory=/elsewhere", "train.lr=0.5"])
-    theirs = program_facts(other, addresses=["a:1"], resume=False)
+    theirs = config_facts(other)
     assert {key for key in ours if ours[key] != theirs[key]} == {"train.lr"}
     facts = data_facts(splits.train, splits.val)
     assert facts["list of classes"] == [[category.id, category.name] for category in splits.train.categories]

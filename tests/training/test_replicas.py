@@ -1,6 +1,7 @@
 """The same global batches through one device and through two replicas; see replica_table.py for longer runs."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,3 +21,19 @@ def test_two_replicas_with_sync_batch_norm_take_the_steps_of_one_device():
     assert found["frozen"]
     assert found["moved"]["weight"] > 1e-2
     assert found["moved"]["statistic"] > 1e-1
+
+
+def test_gradients_that_overflow_on_one_replica_halve_the_scale_on_all_and_change_no_weight():
+    script = Path(__file__).with_name("overflow_on_replica.py")
+    tests = script.parents[1]
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONPATH": f"{tests}:{tests.parent}"}
+    command = [sys.executable, str(script)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    overflowing, *others = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    assert overflowing == {"scales": [2.0**14] * 2, "finite": True, "moved": 0.0, "updates": 0}
+    assert [step["updates"] for step in others] == [1, 2]
+    for step in others:
+        assert step["scales"] == [2.0**14] * 2
+        assert step["finite"]
+        assert step["moved"] > 1e-3

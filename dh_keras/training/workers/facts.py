@@ -16,8 +16,8 @@ from dh_keras.config.schema import PATH_KEYS, Config
 from dh_keras.data.dataset import CocoDataset
 
 
-def program_facts(config: Config, *, addresses: Sequence[str], resume: bool) -> dict[str, Any]:
-    """Package versions, devices, and the config without its paths; what is there is compared by `data_facts`."""
+def program_facts(*, addresses: Sequence[str], resume: bool) -> dict[str, Any]:
+    """Package versions, devices and how the program was called; known before TensorFlow does anything."""
     return {
         "dh_keras version": dh_keras.__version__,
         "TensorFlow version": tf.__version__,
@@ -25,8 +25,12 @@ def program_facts(config: Config, *, addresses: Sequence[str], resume: bool) -> 
         "the list of workers in TF_CONFIG": list(addresses),
         "number of GPUs": len(tf.config.list_physical_devices("GPU")),
         "--resume": resume,
-        **{key: value for key, value in flatten(config).items() if key not in PATH_KEYS},
     }
+
+
+def config_facts(config: Config) -> dict[str, Any]:
+    """The config without its paths; what is there is compared by `data_facts`."""
+    return {key: value for key, value in flatten(config).items() if key not in PATH_KEYS}
 
 
 def data_facts(train: CocoDataset, val: CocoDataset | None) -> dict[str, Any]:
