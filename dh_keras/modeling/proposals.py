@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from dh_keras.modeling.constants import LEVEL_STRIDES, RPN_DELTA_WEIGHTS, SIZE_DIVISOR
-from dh_keras.modeling.ops.anchors import grid_anchors
+from dh_keras.modeling.constants import LEVEL_STRIDES, RPN_DELTA_WEIGHTS
+from dh_keras.modeling.ops.anchors import anchors_on_canvas, grid_anchors
 from dh_keras.modeling.ops.boxes import clip_boxes, decode_boxes
 from dh_keras.modeling.ops.nms import nms
 
@@ -70,10 +70,10 @@ def generate_proposals(
     Returns:
         `Proposals` with P = min(post_nms, candidates). No gradient flows to the RPN.
     """
+    on_canvas = anchors_on_canvas(anchors, image_sizes)
     boxes_per_level, scores_per_level = [], []
     for level, logits in objectness_logits.items():
-        on_canvas = _on_own_canvas(anchors[level], LEVEL_STRIDES[level], image_sizes)
-        logits = tf.where(on_canvas, tf.stop_gradient(logits), float("-inf"))
+        logits = tf.where(on_canvas[level], tf.stop_gradient(logits), float("-inf"))
         scores, indices = tf.math.top_k(logits, k=tf.minimum(pre_nms, tf.shape(logits)[1]))
         deltas = tf.gather(tf.stop_gradient(anchor_deltas[level]), indices, batch_dims=1)
         boxes = decode_boxes(deltas, tf.gather(anchors[level], indices), weights=RPN_DELTA_WEIGHTS)
@@ -100,10 +100,3 @@ def generate_proposals(
         fn_output_signature=(tf.TensorSpec([None, 4], tf.float32), tf.TensorSpec([None], tf.float32)),
     )
     return Proposals(boxes, scores, scores > float("-inf"))
-
-
-def _on_own_canvas(anchors: tf.Tensor, stride: int, image_sizes: tf.Tensor) -> tf.Tensor:
-    """Which anchors [N, 4] an image of a batch would have if it were alone, with the least padding; bool [B, N]."""
-    canvases = -(-image_sizes // SIZE_DIVISOR) * SIZE_DIVISOR
-    cells = tf.floor((anchors[:, :2] + anchors[:, 2:]) / 2.0 / stride)
-    return tf.reduce_all(cells[None] * stride < tf.cast(canvases, tf.float32)[:, None], axis=-1)

@@ -55,6 +55,7 @@ class RoITargets(NamedTuple):
 
 def anchor_targets(
     anchors: tf.Tensor,
+    on_canvas: tf.Tensor,
     gt_boxes: tf.Tensor,
     gt_valid: tf.Tensor,
     image_sizes: tf.Tensor,
@@ -72,6 +73,7 @@ def anchor_targets(
 
     Args:
         anchors: float32 [N, 4] of all levels, pixels.
+        on_canvas: bool [B, N], which of them an image has, see `anchors_on_canvas`; the others do not count at all.
         gt_boxes: float32 [B, G, 4], pixels of the resized image.
         gt_valid: bool [B, G].
         image_sizes: int32 [B, 2] of the unpadded images.
@@ -79,15 +81,14 @@ def anchor_targets(
         positive_iou, negative_iou, low_quality_iou, low_quality_own_box, ignore_border, batch_size, positive_fraction:
             see `RPNConfig`.
     """
-    candidate = anchors_inside(anchors, image_sizes)
-    if not ignore_border:
-        candidate = tf.ones_like(candidate)
+    candidate = on_canvas & anchors_inside(anchors, image_sizes) if ignore_border else on_canvas
 
     def match(image: tuple) -> tf.Tensor:
-        boxes, valid = image
-        # The best anchor of a box is looked for among all anchors, ignored ones too, as the authors' release does.
+        boxes, valid, own = image
+        # The best anchor of a box is looked for among all of the image's, ignored ones too, as the authors' release
+        # does. What is not the image's has no area here and overlaps nothing.
         return match_boxes(
-            pairwise_iou(anchors, boxes),
+            pairwise_iou(tf.where(own[:, None], anchors, 0.0), boxes),
             valid,
             foreground_iou=positive_iou,
             background_iou=negative_iou,
@@ -98,7 +99,7 @@ def anchor_targets(
     # One image at a time: anchors times boxes is the largest array of a training step.
     matches = tf.map_fn(
         match,
-        (gt_boxes, gt_valid),
+        (gt_boxes, gt_valid, on_canvas),
         parallel_iterations=1,
         fn_output_signature=tf.TensorSpec([None], tf.int32),
     )

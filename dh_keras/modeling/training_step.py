@@ -12,6 +12,7 @@ import tensorflow as tf
 from dh_keras.modeling import losses as loss_functions
 from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
 from dh_keras.modeling.keras_hooks import BuiltModel
+from dh_keras.modeling.ops.anchors import anchors_on_canvas
 from dh_keras.modeling.ops.sampling import image_seeds
 from dh_keras.modeling.targets import RoITargets, anchor_targets, roi_targets
 
@@ -70,8 +71,10 @@ class TrainingStep(BuiltModel):
         seeds: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """Losses of the first stage, at the anchors that the seeds int64 [B, 2] sample."""
+        on_canvas = anchors_on_canvas(anchors, batch["image_sizes"])
         targets = anchor_targets(
             tf.concat(list(anchors.values()), axis=0),
+            tf.concat(list(on_canvas.values()), axis=1),
             batch["gt_boxes"],
             batch["gt_valid"],
             batch["image_sizes"],

@@ -28,7 +28,9 @@ def random_anchors(seed=1, count=350):
     return np.concatenate([anywhere, near + generator.uniform(-4, 4, near.shape).astype(np.float32)])
 
 
-def call_anchor_targets(anchors, boxes, valid, *, batch_size=1000, positive_fraction=1.0, **options):
+def call_anchor_targets(
+    anchors, boxes, valid, *, batch_size=1000, positive_fraction=1.0, on_canvas=None, image_sizes=IMAGE_SIZES, **options
+):
     defaults = {
         "positive_iou": 0.7,
         "negative_iou": 0.3,
@@ -38,10 +40,11 @@ def call_anchor_targets(anchors, boxes, valid, *, batch_size=1000, positive_frac
     }
     targets = anchor_targets(
         tf.constant(anchors),
+        tf.ones([len(boxes), len(anchors)], tf.bool) if on_canvas is None else tf.constant(on_canvas),
         tf.constant(boxes),
         tf.constant(valid),
-        tf.constant(IMAGE_SIZES),
-        SEEDS,
+        tf.constant(image_sizes),
+        SEEDS[: len(boxes)],
         **defaults | options,
         batch_size=batch_size,
         positive_fraction=positive_fraction,
@@ -115,6 +118,29 @@ def test_the_options_of_low_quality_matches_reach_the_assignment():
     )
     assert sampled.sum() == 2
     assert not is_foreground.any()
+
+
+@pytest.mark.parametrize("ignore_border", [True, False])
+def test_each_image_of_a_batch_has_the_targets_that_it_has_alone(ignore_border):
+    """Also where the best anchors of a box are not the image's own, which leaves it a low-quality match."""
+    anchors, (boxes, _, valid) = random_anchors(), ground_truth()
+    on_canvas = np.random.default_rng(3).uniform(size=(2, len(anchors))) < 0.7
+    for image in range(2):
+        on_canvas[image] &= reference.iou_matrix(anchors, boxes[image, :1])[:, 0] < 0.6
+    options = {"ignore_border": ignore_border}
+    together = call_anchor_targets(anchors, boxes, valid, on_canvas=on_canvas, **options)
+    for image in range(2):
+        (own,) = np.nonzero(on_canvas[image])
+        one = slice(image, image + 1)
+        alone = call_anchor_targets(anchors[own], boxes[one], valid[one], image_sizes=IMAGE_SIZES[one], **options)
+        rows = []
+        for targets, row, names in ((together, image, np.arange(len(anchors))), (alone, 0, own)):
+            indices, sampled, is_foreground, box_targets = (values[row] for values in targets)
+            order = np.argsort(names[indices[sampled]])
+            rows.append([values[sampled][order] for values in (names[indices], is_foreground, box_targets)])
+        assert rows[0][1].sum() > 2
+        for found, expected in zip(*rows, strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_at_most_the_positive_fraction_of_the_sampled_anchors_is_foreground():

@@ -161,3 +161,40 @@ def test_a_subclass_trains_by_losses_of_its_own(make_tiny_detector, batch):
     assert history.history["bias_loss"][1] < 0.9 * number
     assert detector.test_step(batch)["bias_loss"] < history.history["bias_loss"][1]
     assert type(inference_copy(detector)) is TrainsItsBiasesToo
+
+
+def test_the_rpn_losses_of_two_shapes_in_a_batch_are_those_of_each_alone(make_tiny_detector, batch):
+    """Features beyond an image's own canvas are zero, as a convolution's padding is where the image is alone."""
+    detector = make_tiny_detector(
+        "model.rpn.ignore_border=false",
+        "model.rpn.batch_size=100000",
+        "model.rpn.positive_fraction=1.0",
+        "model.rpn.positive_iou=0.5",
+        "model.rpn.negative_iou=0.5",  # so that all anchors are sampled
+    )
+    sizes, canvases = [[90, 40], [30, 120]], [[96, 64], [32, 128]]
+    batch = {**batch, "image_sizes": tf.constant(sizes)}
+    batch["gt_boxes"] = tf.constant([[[8.0, 10.0, 40.0, 30.0]] * 3, [[2.0, 60.0, 28.0, 119.0]] * 3])
+    strides = {f"P{level}": 2**level for level in range(2, 7)}
+    random = np.random.default_rng(0)
+    maps, alone = {}, [{}, {}]
+    for level, stride in strides.items():
+        maps[level] = np.zeros([2, -(-96 // stride), -(-128 // stride), 16], np.float32)
+        for image, canvas in enumerate(canvases):
+            height, width = (-(-side // stride) for side in canvas)
+            alone[image][level] = random.normal(size=(1, height, width, 16), scale=50).astype(np.float32)
+            maps[level][image, :height, :width] = alone[image][level][0]
+
+    def losses(pyramid, some):
+        pyramid = {level: tf.constant(features) for level, features in pyramid.items()}
+        anchors = detector.anchors(pyramid)
+        seeds = tf.zeros([len(some["image_ids"]), 2], tf.int64)
+        count = sum(len(boxes) for boxes in anchors.values())
+        return {name: float(loss) for name, loss in detector.rpn_losses(pyramid, anchors, some, seeds).items()}, count
+
+    together, _ = losses(maps, batch)
+    apart = [losses(alone[i], {name: values[i : i + 1] for name, values in batch.items()}) for i in range(2)]
+    anchors = sum(count for _, count in apart)
+    for name, loss in together.items():
+        assert loss == pytest.approx(sum(own[name] * count for own, count in apart) / anchors, rel=1e-5), name
+        assert apart[0][0][name] != pytest.approx(apart[1][0][name], rel=1e-3)

@@ -40,6 +40,7 @@ def test_an_ignored_anchor_that_is_the_best_of_a_box_leaves_it_without_a_low_qua
     def foreground(ignore_border):
         targets = anchor_targets(
             anchors,
+            tf.ones([1, 3], tf.bool),
             tf.constant([[[0.0, 0.0, 9.0, 14.0]]]),
             tf.constant([[True]]),
             tf.constant([[64, 64]]),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from dh_keras.modeling.constants import LEVEL_STRIDES, SIZE_DIVISOR
 from dh_keras.modeling.ops.cell_anchors import cell_anchors
 
 
@@ -43,3 +44,23 @@ def anchors_inside(anchors: tf.Tensor, image_sizes: tf.Tensor) -> tf.Tensor:
     sizes = tf.cast(image_sizes, anchors.dtype)[:, None, :]
     starts_inside = tf.reduce_all(anchors[:, :2] >= 0.0, axis=-1)
     return starts_inside[None, :] & tf.reduce_all(anchors[None, :, 2:] <= sizes, axis=-1)
+
+
+def anchors_on_canvas(anchors: dict[str, tf.Tensor], image_sizes: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Which anchors an image of a batch would have if it were alone, with the least padding.
+
+    Args:
+        anchors: by level, float32 [N, 4], pixels.
+        image_sizes: int32 [B, 2] (height, width) of the unpadded images.
+
+    Returns:
+        By level, bool [B, N].
+    """
+    canvases = tf.cast(-(-image_sizes // SIZE_DIVISOR) * SIZE_DIVISOR, tf.float32)[:, None]
+    on_canvas = {}
+    for level, boxes in anchors.items():
+        stride = LEVEL_STRIDES[level]
+        # Centres are at the start of a cell or in its middle; a little more keeps rounding from moving one out of it.
+        cells = tf.floor((boxes[:, :2] + boxes[:, 2:]) / 2.0 / stride + 0.01)
+        on_canvas[level] = tf.reduce_all(cells[None] * stride < canvases, axis=-1)
+    return on_canvas

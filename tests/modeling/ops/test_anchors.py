@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dh_keras.modeling.ops.anchors import anchors_inside, grid_anchors
+from dh_keras.modeling.ops.anchors import anchors_inside, anchors_on_canvas, grid_anchors
 from dh_keras.modeling.ops.cell_anchors import cell_anchors
 
 RATIOS = (0.5, 1.0, 2.0)
+STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32, "P6": 64}
 
 
 def test_continuous_anchors_have_the_size_as_root_of_their_area_and_height_over_width_as_ratio():
@@ -90,3 +91,22 @@ def test_an_anchor_is_inside_when_no_side_crosses_the_border_of_its_image():
 
 def test_no_anchors_are_inside_of_nothing():
     assert anchors_inside(tf.zeros([0, 4]), tf.constant([[30, 50], [45, 40]])).shape == (2, 0)
+
+
+@pytest.mark.parametrize("geometry", ["continuous", "legacy"])
+def test_an_image_has_the_anchors_of_the_cells_of_its_own_canvas(geometry):
+    """The canvas of an image of 230 x 130 pixels is 256 x 160; that of one of 4096 x 32 is as large."""
+    sizes = np.array([[230, 130], [4096, 32]])
+    grids = {level: (5120 // stride, 320 // stride) for level, stride in STRIDES.items()}
+    options = {"ratios": RATIOS, "geometry": geometry}
+    for size in (40.3, 101.6, 256):
+        anchors = {
+            level: grid_anchors(tf.constant(grids[level]), size=size, stride=stride, **options)
+            for level, stride in STRIDES.items()
+        }
+        found = anchors_on_canvas(anchors, tf.constant(sizes))
+        for level, stride in STRIDES.items():
+            rows, columns = (np.arange(count) * stride for count in grids[level])
+            for image, (height, width) in enumerate([(256, 160), (4096, 32)]):
+                expected = (rows[:, None] < height) & (columns < width)
+                np.testing.assert_array_equal(found[level][image], np.repeat(expected.ravel(), len(RATIOS)))
