@@ -38,11 +38,11 @@ class TrainingStep(BuiltModel):
     def compute_losses(self, batch: dict[str, tf.Tensor], *, training: bool) -> dict[str, tf.Tensor]:
         """The six unweighted losses of a batch, float32 scalars; 0 for those that the variant does not have."""
         step = self.optimizer.iterations if training else 0
-        seeds = image_seeds(self.seed, step, batch["image_ids"])
+        anchor_seeds, roi_seeds = (image_seeds(self.seed, step, batch["image_ids"], draw=draw) for draw in range(2))
         pyramid = self.extract_features(batch, training=training)
         objectness_logits, anchor_deltas = self.rpn_head(pyramid)
         anchors = self.anchors(pyramid)
-        losses = self.rpn_losses(pyramid, anchors, batch, seeds)
+        losses = self.rpn_losses(pyramid, anchors, batch, anchor_seeds)
         proposals = self.propose(objectness_logits, anchor_deltas, anchors, batch["image_sizes"], training=True)
         targets = roi_targets(
             proposals.boxes,
@@ -50,7 +50,7 @@ class TrainingStep(BuiltModel):
             batch["gt_boxes"],
             batch["gt_classes"],
             batch["gt_valid"],
-            seeds + 1,
+            roi_seeds,
             num_classes=self.num_classes,
             foreground_iou=self.roi.foreground_iou,
             batch_size=self.roi.batch_size,

@@ -117,7 +117,7 @@ def fit(
 
 def _explain(error: tf.errors.OpError, dataset: CocoDataset, plan: np.ndarray) -> Exception:
     """Turn what TensorFlow reports about a step into one line: a non-finite loss, or the image it could not read."""
-    non_finite = re.search(rf"{NON_FINITE} .*?image ids \[[\d ]*\]", str(error.message))
+    non_finite = re.search(rf"{NON_FINITE} .*?image ids \[[-\d ]*\]", str(error.message))
     if non_finite:
         advice = "lower train.lr, lengthen train.warmup_steps or check the boxes of these images"
         return TrainingError(f"{non_finite.group()}; {advice}")

@@ -7,10 +7,12 @@ import pytest
 import tensorflow as tf
 
 from dh_keras.config.load import load_config
+from dh_keras.modeling import targets
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
+from dh_keras.modeling.ops.sampling import sample_balanced
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.training.optimizer import RecipeSGD
 
@@ -198,3 +200,18 @@ def test_the_rpn_losses_of_two_shapes_in_a_batch_are_those_of_each_alone(make_ti
     for name, loss in together.items():
         assert loss == pytest.approx(sum(own[name] * count for own, count in apart) / anchors, rel=1e-5), name
         assert apart[0][0][name] != pytest.approx(apart[1][0][name], rel=1e-3)
+
+
+def test_no_sampling_of_anchors_or_rois_draws_as_another_one_does(make_tiny_detector, batch, monkeypatch):
+    """Whatever the step, and for images whose ids follow each other."""
+    detector, drawn = make_tiny_detector(), []
+
+    def record(foreground, background, seeds, **options):
+        drawn.extend(tuple(row) for row in seeds.numpy().tolist())
+        return sample_balanced(foreground, background, seeds, **options)
+
+    monkeypatch.setattr(targets, "sample_balanced", record)
+    for step in range(3):
+        detector.optimizer.iterations.assign(step)
+        detector.compute_losses(batch, training=True)
+    assert len(set(drawn)) == len(drawn) == 3 * 2 * 2

@@ -19,8 +19,9 @@ from dh_keras.config.load import load_config
 from dh_keras.errors import DataError, Interrupted, TrainingError
 from dh_keras.run.run_folder import next_free_run, open_run
 from dh_keras.run.weights import initialize_weights
+from dh_keras.training import fitting
 from dh_keras.training.callbacks import StepCounter
-from dh_keras.training.fitting import stretches
+from dh_keras.training.fitting import fit, stretches
 from dh_keras.training.loop import train
 from dh_keras.training.recording import COLUMNS
 from dh_keras.training.schedule import Length
@@ -183,6 +184,23 @@ def test_an_exploding_run_stops_with_the_loss_and_keeps_its_folder(
         train(config, output=tmp_path / "run")
     assert "\n" not in str(error.value)
     assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+def test_a_loss_that_is_not_finite_is_said_whatever_the_ids_of_its_images(make_tiny_detector, batch, monkeypatch):
+    monkeypatch.setattr(fitting, "find_bad_image", lambda dataset, positions: pytest.fail("read all images"))
+    detector = make_tiny_detector()
+    monkeypatch.setattr(detector, "weighted_total", lambda losses: float("nan") * tf.add_n(list(losses.values())))
+    batch["image_ids"] = tf.constant([-7, 12], tf.int64)
+    with pytest.raises(TrainingError, match=r"^non-finite gradient at step 1, image ids \[-7 12\]; lower train\.lr"):
+        fit(
+            detector,
+            lambda step: tf.data.Dataset.from_tensors(batch),
+            step=0,
+            length=Length(steps=1, epochs=1, steps_per_epoch=1),
+            callbacks=[],
+            dataset=None,
+            plan=np.zeros([1, 2], np.int64),
+        )
 
 
 def test_an_image_that_breaks_while_training_is_named(tmp_path, tiny_shapes, tiny_overrides, short_training):

@@ -5,11 +5,17 @@ Every image has its own seed, so what is sampled from it does not depend on its 
 
 import tensorflow as tf
 
+# Where seeds of runs and steps do not reach.
+_DRAW_BIT = 60
 
-def image_seeds(seed: int, step: tf.Tensor, image_ids: tf.Tensor) -> tf.Tensor:
-    """Stateless seeds [B, 2] from the run's seed, the step and the images' ids (int64 [B])."""
-    step = tf.cast(step, tf.int64)
-    return tf.stack([tf.fill(tf.shape(image_ids), tf.constant(seed, tf.int64) * 1_000_003 + step), image_ids], axis=1)
+
+def image_seeds(seed: int, step: tf.Tensor, image_ids: tf.Tensor, *, draw: int = 0) -> tf.Tensor:
+    """Stateless seeds [B, 2] from the run's seed, the step and the images' ids (int64 [B]).
+
+    Give each draw of a step a number of its own, 0 to 3: no draw of any step and image then has the seed of another.
+    """
+    first = tf.constant(seed, tf.int64) * 1_000_003 + tf.cast(step, tf.int64) + tf.constant(draw << _DRAW_BIT, tf.int64)
+    return tf.stack([tf.fill(tf.shape(image_ids), first), image_ids], axis=1)
 
 
 def sample_balanced(

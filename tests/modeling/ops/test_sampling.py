@@ -138,3 +138,10 @@ def test_seeds_differ_by_run_step_and_image():
     np.testing.assert_array_equal(seeds[:, 1], ids)
     rows = {tuple(row) for run in (0, 1, 2) for step in (0, 1, 180_000) for row in image_seeds(run, step, ids).numpy()}
     assert len(rows) == 3 * 3 * 2
+
+
+def test_draws_of_a_step_have_seeds_that_no_draw_of_another_step_or_image_has():
+    ids = tf.range(-3, 4, dtype=tf.int64)
+    seeds = [image_seeds(run, step, ids, draw=draw).numpy() for run in (0, 1) for step in range(4) for draw in range(4)]
+    assert len({tuple(row) for rows in seeds for row in rows}) == 2 * 4 * 4 * len(ids)
+    np.testing.assert_array_equal(seeds[0], image_seeds(0, 0, ids))
