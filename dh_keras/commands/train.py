@@ -1,7 +1,6 @@
 """Train a detector; on generated shapes if no data is given."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,12 +41,11 @@ def make_parser() -> CommandParser:
 def run(args: argparse.Namespace) -> None:
     if args.resume and args.output is None:
         raise ConfigError("--resume: needs --output RUN, the folder of the run to go on with")
-    given = [f"data.{name}={getattr(args, name)}" for name in DATA_ARGUMENTS if getattr(args, name)]
-    if args.tfrecords:
-        given.append(f"data.train_tfrecords={json.dumps(args.tfrecords)}")  # quoted, as * means something in YAML
-    changes = [*given, *args.overrides]
+    given = {f"data.{name}": getattr(args, name) for name in DATA_ARGUMENTS} | {"data.train_tfrecords": args.tfrecords}
+    given = {key: text for key, text in given.items() if text}
+    changes = [*(f"{key}={text}" for key, text in given.items()), *args.overrides]
     path = args.config or (open_run(args.output).path / CONFIG_FILE if args.resume else DEFAULT_CONFIG)
-    config = load_config(path, changes)
+    config = load_config(path, args.overrides, values=given)
     output = args.output or next_free_run("runs", path.stem)
     print(f"config: {path}{' with ' + ' '.join(changes) if changes else ''}")
     print(f"run folder: {output}")

@@ -1,17 +1,20 @@
 """Reading a config: a YAML file, `key=value` overrides, the schema's defaults, merged and type-checked by OmegaConf."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from dh_keras.config.checks import validate_config
 from dh_keras.config.options import flatten
-from dh_keras.config.schema import Config, ModelConfig
-from dh_keras.errors import ConfigError
+from dh_keras.config.schema import PATH_KEYS, Config, ModelConfig
+from dh_keras.errors import ConfigError, one_line
 from dh_keras.files import write_text
 from dh_keras.modeling.variants import VARIANTS
 
@@ -21,7 +24,9 @@ CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.
 DEFAULT_CONFIG = CONFIGS / "shapes_tiny.yaml"
 
 
-def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | Path | None = None, overrides: Sequence[str] = (), *, values: Mapping[str, str] | None = None
+) -> Config:
     """Read a YAML file, apply `key=value` overrides, fill in defaults, resolve and validate.
 
     A file that says how long to train, in `train.epochs` or `train.steps`, takes no default for the other one and for
@@ -30,7 +35,9 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Args:
         path: a YAML file, or the name of a ready one with or without `configs/` and `.yaml`, such as "shapes_tiny";
             a file that exists goes first. None reads `configs/shapes_tiny.yaml`.
-        overrides: strings such as "train.lr=0.02" or "model.rpn.anchor_ratios=[0.5,1,2]".
+        overrides: strings such as "train.lr=0.02" or "model.rpn.anchor_ratios=[0.5,1,2]"; what follows the = is YAML,
+            but for the keys of paths, whose text is taken as it is where it is not null, quoted or ${...}.
+        values: {key: text} that goes before the file, and behind overrides; the text is never YAML.
 
     Returns:
         A complete `Config`; loss weights are numbers, never None.
@@ -44,12 +51,15 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """
     path = DEFAULT_CONFIG if path is None else find_config(path)
     tree = _read_yaml(path)
-    return _complete(_merge(_defaults_beside(tree), tree, f"config {path}"), overrides)
+    merged = _merge(_defaults_beside(tree), tree, f"config {path}")
+    for key, text in (values or {}).items():
+        OmegaConf.update(merged, key, _escape(text, key))
+    return _complete(merged, overrides)
 
 
 def complete_config(config: Config, overrides: Sequence[str] = ()) -> Config:
     """A resolved and validated copy of a config with `key=value` overrides; else as `load_config`."""
-    return _complete(OmegaConf.structured(config), overrides)
+    return _complete(_literal_tree(config), overrides)
 
 
 def find_config(path: str | Path) -> Path:
@@ -70,19 +80,52 @@ def find_config(path: str | Path) -> Path:
 
 def save_config(config: Config, path: str | Path) -> None:
     """Write the complete tree as YAML; `load_config` of the file gives an equal tree."""
-    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    write_text(path, OmegaConf.to_yaml(_literal_tree(config)))
+
+
+def _literal_tree(config: Config) -> Any:
+    """The tree of a resolved config, in which ${ is text."""
+    return OmegaConf.merge(OmegaConf.structured(Config), _escape(dataclasses.asdict(config)))
+
+
+def _escape(value: Any, key: str = "") -> Any:
+    """Keep OmegaConf from reading anything into texts, however deep in lists and dicts."""
+    if isinstance(value, dict):
+        return {name: _escape(item, f"{key}.{name}" if key else str(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_escape(item, key) for item in value]
+    if not isinstance(value, str):
+        return value
+    if value == "???" or (not value.isascii() and re.search("[\ud800-\udfff]", value)):
+        raise ConfigError(f"key {key}: expected UTF-8 text other than ???, got {value!r}; rename it")
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
 
 
 def _read_yaml(path: Path) -> Any:
     try:
         tree = OmegaConf.load(path)
     except Exception as error:
-        raise ConfigError(f"config {path}: not valid YAML: {_first_line(error)}") from error
+        raise ConfigError(f"config {path}: not valid YAML: {_explain_yaml(error)}") from error
     if not OmegaConf.is_dict(tree):
         raise ConfigError(
             f"config {path}: expected the keys model, data and train at the top, got {type(tree).__name__}"
         )
+    for key in PATH_KEYS:
+        value = None
+        with contextlib.suppress(OmegaConfBaseException, TypeError, ValueError):  # said later, with the key
+            value = OmegaConf.select(tree, key)
+        if isinstance(value, bool | int | float):
+            raise ConfigError(f"config {path}: key {key}: expected a path, got {value!r}, as YAML reads it; quote it")
     return tree
+
+
+def _explain_yaml(error: Exception) -> str:
+    """What is wrong with a YAML file, and in which line."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {one_line(error.problem)}"
+    if isinstance(error, UnicodeError):
+        return "it is not UTF-8 text; save it as such"
+    return one_line(error)
 
 
 def _defaults_beside(tree: Any) -> Any:
@@ -99,7 +142,7 @@ def _complete(tree: Any, overrides: Sequence[str]) -> Config:
         if "=" not in override:
             raise ConfigError(f"override {override!r}: expected key=value, such as train.lr=0.01")
         try:
-            change = OmegaConf.from_dotlist([override])
+            change = OmegaConf.from_dotlist([_keep_path(override)])
         except Exception as error:
             raise ConfigError(f"override {override!r}: {_first_line(error)}") from error
         tree = _merge(tree, change, f"override {override!r}")
@@ -110,6 +153,14 @@ def _complete(tree: Any, overrides: Sequence[str]) -> Config:
     _resolve_loss_weights(config.model)
     validate_config(config)
     return config
+
+
+def _keep_path(override: str) -> str:
+    """Quote a path, so that YAML does not take its text for a number, a comment or a list."""
+    key, _, text = override.partition("=")
+    if key not in PATH_KEYS or text in ("", "null", "~") or text[0] in "'\"" or "${" in text:
+        return override
+    return f"{key}='{text.replace(chr(39), chr(39) * 2)}'"
 
 
 def _merge(base: Any, change: Any, source: str) -> Any:

@@ -4,12 +4,15 @@ import copy
 import dataclasses
 import math
 import re
+import sys
+import types
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from dh_keras.commands import train
 from dh_keras.config.checks import validate_config
 from dh_keras.config.load import complete_config, load_config, save_config
 from dh_keras.config.options import Limits, flatten, options
@@ -216,3 +219,87 @@ def test_a_saved_config_is_complete_and_loads_as_the_same_tree(tmp_path):
     save_config(config, tmp_path / "config.yaml")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == dataclasses.asdict(config)
     assert load_config(tmp_path / "config.yaml") == config
+
+
+TYPED = [
+    *("photos #2", "007", "no", "2024_01_05", "1e3", "null", "[new] cells", "a: b", "@cells", "train-*", "it's", '"q"'),
+    *(
+        "${run}",
+        "a\\${run}",
+        "c:\\x\\\\${run}${",
+        "~",
+        " led ",
+        "l\nm",
+        "café",
+        "-",
+        "{a: 1}",
+        "!t",
+        "&a",
+        "%x",
+        "0x10",
+    ),
+]
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_a_typed_path_is_used_as_it_is_and_comes_back_from_the_runs_config(tmp_path, text):
+    values = {"data.train_annotations": f"{text}/train.json", "data.train_images": text}
+    config = load_config(values=values, overrides=["data.val_images=v", "data.val_annotations=${data.train_images}"])
+    assert (config.data.train_annotations, config.data.train_images) == (f"{text}/train.json", text)
+    assert config.data.val_annotations == text
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == complete_config(config) == config
+
+
+def test_the_train_command_gives_its_paths_as_they_are(monkeypatch, tmp_path):
+    def stop(config, **options):
+        raise ConfigError(repr(config.data.train_images) + repr(config.data.train_tfrecords))
+
+    loop = types.ModuleType("loop")
+    loop.train = stop
+    monkeypatch.setitem(sys.modules, "dh_keras.training.loop", loop)
+    args = ["--train-annotations", "a.json", "--train-images", "photos #2", "--output", str(tmp_path / "run")]
+    with pytest.raises(ConfigError, match=r"^'photos #2'None$"):
+        train.run(train.make_parser().parse(args))
+    with pytest.raises(ConfigError, match=r"^None'\$\{x\}-\*'$"):
+        train.run(train.make_parser().parse(["--tfrecords", "${x}-*", "--output", str(tmp_path / "run")]))
+
+
+@pytest.mark.parametrize("text", ["???", "photos\udcff"])
+def test_a_path_that_no_config_can_hold_is_refused_in_one_line(text):
+    with pytest.raises(ConfigError, match=r"key data\.train_images: expected UTF-8 text other than \?\?\?") as error:
+        load_config(values={"data.train_annotations": "a.json", "data.train_images": text})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        *((text, text) for text in ("photos #2", "007", "no", "2024_01_05", "[new] cells", "it's", "a=b")),
+        *(('"a b"', "a b"), ("'007'", "007"), ("${data.train_annotations}", "a.json")),
+    ],
+)
+def test_an_override_of_a_path_is_text_unless_it_is_quoted_or_refers_to_a_key(text, path):
+    assert (
+        load_config(overrides=["data.train_annotations=a.json", f"data.train_images={text}"]).data.train_images == path
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train:\n\tlr: 0.01\n", "not valid YAML: line 2: found character that cannot start any token"),
+        ("train:\n  lr: 1\n  epochs: 1\n  lr: 2\n", "not valid YAML: line 4: found duplicate key lr"),
+        ("train:\n  lr 0.01\n  epochs: 1\n", "not valid YAML: line 3: mapping values are not allowed"),
+        ("data:\n  train_images: 2024_01_05\n", r"key data\.train_images: expected a path, got 20240105, as YAML"),
+        ("data:\n  train_images: no\n", r"key data\.train_images: expected a path, got False, as YAML reads it"),
+        ("data:\n  train_images: ${HOME}/x\n", r"key data\.train_images: Interpolation key 'HOME' not found"),
+        ("\ud800", "not valid YAML: it is not UTF-8 text; save it as such"),
+    ],
+)
+def test_a_fault_of_a_file_is_named_with_its_line_or_key(tmp_path, text, expected):
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ConfigError, match=expected) as error:
+        load_config(file)
+    assert "\n" not in str(error.value)
