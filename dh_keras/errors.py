@@ -2,10 +2,21 @@
 
 import re
 from importlib import metadata
+from unicodedata import category
+
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, marks of format, halves of characters, ends of lines
+
+
+def visible(text: str) -> str:
+    """The same text in one line: line breaks, and characters that move the cursor, become what Python writes."""
+    return "".join(repr(char)[1:-1] if category(char) in _UNSEEN else char for char in text)
 
 
 class UserError(ValueError):
     """Bad input from the person at the keyboard; commands print its one line and exit with status 1."""
+
+    def __init__(self, message: str):
+        super().__init__(visible(message))
 
 
 class ConfigError(UserError):

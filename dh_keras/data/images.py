@@ -5,8 +5,10 @@ TensorFlow is not imported here, so data can be checked anywhere.
 
 import os
 import struct
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -21,14 +23,15 @@ _TAIL = 4096
 
 
 def check_images_on_disk(
-    path: Path, paths: list[str], declared: list[tuple[int, int] | None]
+    path: Path, images_dir: Path, paths: list[str], declared: list[tuple[int, int] | None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return int32[N, 2] upright sizes and int32[N] orientations, or raise for the first bad file."""
     missing = [name for name in paths if not os.path.isfile(name)]
     if missing:
+        near = near_name(images_dir, missing[0])
         raise DataError(
             f"annotations {path}: {len(missing)} of {len(paths)} image files are missing, the first is {missing[0]}; "
-            "check the image folder"
+            + (f"there is {near}; correct file_name" if near else "check the image folder")
         )
     with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
         found = list(pool.map(upright_frame, paths, declared))
@@ -37,6 +40,44 @@ def check_images_on_disk(
         others = f" ({len(problems) - 1} more images have problems)" if len(problems) > 1 else ""
         raise DataError(f"{problems[0]}{others}")
     return np.array([size for size, _ in found], np.int32), np.array([turn for _, turn in found], np.int32)
+
+
+def near_name(folder: str | Path, path: str) -> str | None:
+    """Say which file a missing one may be, and how its name differs, or None.
+
+    Args:
+        folder: of the images.
+        path: absolute, of a file that is not there.
+    """
+    root = os.path.abspath(folder)
+    name = os.path.relpath(path, root)
+    slashes = name.replace("\\", "/")
+    told = {
+        slashes: "with / in the place of \\",
+        name.strip(): "without the white space at the end",
+        unquote(name): "with the characters that % stands for",
+        unicodedata.normalize("NFC", name): "with accents that are part of their letters",
+        unicodedata.normalize("NFD", name): "with accents that are characters of their own",
+        slashes.rpartition("/")[2]: "without the folders before it",
+        os.path.join(os.path.basename(root), name): "in a folder of this name",
+    }
+    for other, difference in told.items():
+        if other and other != name and os.path.isfile(os.path.join(root, other)):
+            return f"{other!r}, {difference}"
+    parent, last = os.path.split(os.path.join(root, slashes))
+    if os.path.isdir(parent):
+        for other in sorted(os.listdir(parent)):
+            if _folded(other) == _folded(last):
+                return f"{other!r}, whose name is nearly the same"
+        for other in sorted(os.listdir(parent)):
+            if _folded(os.path.splitext(other)[0]) == _folded(os.path.splitext(last)[0]):
+                return f"{other!r}, with another ending"
+    return None
+
+
+def _folded(name: str) -> str:
+    """What is left of a name when capitals, white space, accents' composition and % codes do not count."""
+    return "".join(unicodedata.normalize("NFKC", unquote(name)).casefold().split())
 
 
 def upright_frame(path: str, declared: tuple[int, int] | None) -> tuple[tuple[int, int], int] | str:

@@ -35,6 +35,7 @@ def load_training_data(config: Config) -> TrainingData:
     for name, split in (("training", train_split), ("validation", val_split)):
         if split is not None:
             print(f"{name} data: {split.summary()}")
+            _warn_of_many_boxes(name, split, config.model.max_detections)
     if val_split is not None:
         check_ground_truth(val_split)
     images, batch_size, seed = epoch_images(train_split, config.data), config.data.batch_size, config.train.seed
@@ -43,3 +44,12 @@ def load_training_data(config: Config) -> TrainingData:
         images.canvas_index, batch_size=batch_size, epochs=length.epochs, seed=seed, repeats=images.repeats
     )
     return TrainingData(train_split, val_split, images.indices[plan][: length.steps], length)
+
+
+def _warn_of_many_boxes(name: str, split: CocoDataset, max_detections: int) -> None:
+    boxes = np.diff(split.box_offsets)
+    if (boxes > max_detections).any():
+        print(
+            f"warning: {np.sum(boxes > max_detections)} {name} image(s) have more boxes than model.max_detections, "
+            f"which is {max_detections}; no more are found, so AP stays low: raise it up to {boxes.max()}"
+        )

@@ -26,7 +26,7 @@ def faulty(coco):
         {"id": 8},
         {"id": 9, "file_name": "wide.jpg", "height": 40, "width": "wide"},
     ]
-    coco.tree["categories"] += [{"id": "7", "name": "cow"}, {"id": 3, "name": "hen"}, {"id": 9, "name": "dog"}]
+    coco.tree["categories"] += [{"id": "seven", "name": "cow"}, {"id": 3, "name": "hen"}, {"id": 9, "name": "dog"}]
     coco.box(0, [1, 2, 3, 4])
     coco.box(8, [1, 2, 3, 4])  # of an image that cannot be used
     coco.box(1, [1, 2, "wide", 4], area=-1, iscrowd=1, category_id=9)
@@ -39,7 +39,7 @@ def test_every_fault_is_a_finding_and_the_others_become_columns(faulty):
     file = read(faulty)
     findings = [(finding.kind, finding.message, finding.annotation_ids) for finding in file.findings()]
     assert findings == [
-        ("bad_category", "category {'id': '7', 'name': 'cow'}: expected an integer id and a name", ()),
+        ("bad_category", "category {'id': 'seven', 'name': 'cow'}: expected an integer id and a name", ()),
         ("duplicate_category", "categories 'cat' and 'hen' have the id 3", ()),
         ("duplicate_category", "two categories have the name 'dog'", ()),
         ("bad_image_entry", "{'file_name': 'a.jpg'}: expected an id", ()),
@@ -69,7 +69,7 @@ def test_every_fault_is_a_finding_and_the_others_become_columns(faulty):
 def test_training_names_the_first_error_and_then_the_next(faulty):
     faulty.tree["annotations"][2]["category_id"] = 1  # not that of a category that goes
     expected = [
-        ("categories", 2, "category {'id': '7', 'name': 'cow'}: expected an integer id and a name; mend the file"),
+        ("categories", 2, "category {'id': 'seven', 'name': 'cow'}: expected an integer id and a name; mend the file"),
         ("categories", 2, "two categories have the id 3; give each its own"),
         ("categories", 2, "two categories have the name 'dog'; give each its own"),
         ("images", 3, "image {'file_name': 'a.jpg'}: expected an id; number the images"),

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dh_keras.data.dataset import CocoDataset, build_dataset
-from dh_keras.data.formats.coco_entries import image_id_findings, is_int, parse_categories, read_json, refuse_errors
+from dh_keras.data.dataset import CLIP_TOLERANCE, CocoDataset, build_dataset
+from dh_keras.data.formats.box_formats import corners
+from dh_keras.data.formats.coco_entries import (
+    image_id_findings,
+    parse_categories,
+    read_json,
+    refuse_errors,
+    whole_number,
+)
 from dh_keras.data.formats.coco_file import CocoFile, read_coco
 from dh_keras.data.images import check_images_on_disk
 from dh_keras.errors import DataError
@@ -47,9 +54,10 @@ def load_coco(
     paths = [image.path for image in file.images]
     declared = [image.declared for image in file.images]
     if check_images:
-        sizes, orientations = check_images_on_disk(file.annotations_path, paths, declared)
+        sizes, orientations = check_images_on_disk(file.annotations_path, file.images_dir, paths, declared)
     else:
         sizes, orientations = _trust_sizes(file.annotations_path, paths, declared), np.ones(len(paths), np.int32)
+    refuse_errors(file.annotations_path, corners("", file.xywh, sizes[file.box_images], tolerance=CLIP_TOLERANCE))
     image_ids, renumbered = _integer_ids([image.id for image in file.images])
     return build_dataset(
         CocoDataset,
@@ -68,12 +76,15 @@ def load_coco(
             "xywh": file.xywh,
             "area": file.area,
         },
-        category_rows=[dict(row) for row in file.tree["categories"]],
+        category_rows=[{**row, "id": whole_number(row["id"])} for row in file.tree["categories"]],
         file_names=[image.file_name for image in file.images],
         counts={
             "filled_sizes": declared.count(None),
             "renumbered_annotation_ids": len(file.renumbered_rows),
             "renumbered_image_ids": renumbered,
+            "ids_as_text_or_with_a_point": len(file.number_rows),
+            "boxes_from_polygons": int(file.from_polygon.sum()),
+            "files_listed_twice": len(paths) - len(set(paths)),
         },
     )
 
@@ -118,8 +129,9 @@ def _match_categories(file: CocoFile, wanted: Sequence[Category] | None) -> tupl
 
 def _integer_ids(ids: list[int | float | str]) -> tuple[np.ndarray, int]:
     """Return the int64 ids of the images to go on with, and how many were replaced."""
-    if all(is_int(number) and abs(number) < 2**63 for number in ids):
-        return np.array(ids, np.int64), 0
+    numbers = [whole_number(number) for number in ids]
+    if len(set(numbers)) == len(ids) and all(number is not None and abs(number) < 2**63 for number in numbers):
+        return np.array(numbers, np.int64), 0
     return np.arange(1, len(ids) + 1), len(ids)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,10 @@ from dh_keras.errors import DataError, one_line
 from dh_keras.run.classes import Category
 
 IMAGE_ID_TYPES = (int, float, str, bool)  # what compares and hashes
+# TensorFlow's contract for classes; COCO's tools and TFRecords keep no more either.
+MAX_CATEGORY_ID = 2**31 - 1
 _LISTS = ("images", "annotations", "categories")
+_MAX_SIDE = 2**31 - 1
 
 
 class ImageEntry(NamedTuple):
@@ -64,6 +68,11 @@ def read_json(path: Path) -> dict[str, list]:
     for key in ("images", "categories"):
         if not tree[key]:
             raise DataError(f"annotations {path}: {key!r} is empty; expected at least one, is this the right file?")
+    if any("segments_info" in row for row in tree["annotations"]):
+        raise DataError(
+            f"annotations {path}: is a panoptic file (it has 'segments_info'); expected one with boxes, such as "
+            "instances_train2017.json"
+        )
     return tree
 
 
@@ -72,7 +81,7 @@ def parse_categories(path: Path, rows: list[dict]) -> tuple[Category, ...]:
 
     Args:
         path: the file, for messages.
-        rows: objects with an integer `id` and a `name`, each its own.
+        rows: objects with an integer `id` below 2^31 and a `name`, each its own.
 
     Raises:
         DataError: naming the file and the category.
@@ -85,6 +94,21 @@ def parse_categories(path: Path, rows: list[dict]) -> tuple[Category, ...]:
 def is_int(value: object) -> bool:
     """Tell a whole number from True and False, which Python counts as such."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole_number(value: object) -> int | None:
+    """The number that an id is, also as text or with a point: 7, "7" and 7.0 are 7; None for anything else."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str):
+        digits = re.fullmatch(r"\s*([+-]?[0-9]{1,100})(\.0*)?\s*", value)
+        return int(digits[1]) if digits else None
+    return value if is_int(value) else None
+
+
+def is_category_id(number: int) -> bool:
+    """Whether an integer fits the int32 that detections are served with."""
+    return -MAX_CATEGORY_ID <= number <= MAX_CATEGORY_ID
 
 
 def refuse_errors(path: Path, findings: Iterable[Finding]) -> None:
@@ -107,8 +131,8 @@ def scan_categories(split: str, rows: list[dict]) -> tuple[tuple[Category, ...],
     findings: list[Finding] = []
     name_of_id: dict[int, str] = {}
     for row in rows:
-        number, name = row.get("id"), row.get("name")
-        if not is_int(number) or not isinstance(name, str):
+        number, name = whole_number(row.get("id")), row.get("name")
+        if number is None or not isinstance(name, str):
             message = f"category {row!r:.80}: expected an integer id and a name"
             findings.append(Finding("bad_category", split, message, refusal=f"{message}; mend the file"))
         elif number in name_of_id:
@@ -119,6 +143,10 @@ def scan_categories(split: str, rows: list[dict]) -> tuple[tuple[Category, ...],
             if name in name_of_id.values():
                 message = f"two categories have the name {name!r}"
                 findings.append(Finding("duplicate_category", split, message, refusal=f"{message}; give each its own"))
+            if not is_category_id(number):
+                message = f"category {name!r} has the id {number!r:.40}, beyond {MAX_CATEGORY_ID}"
+                refusal = f"{message}; number the categories from 1, or let dh-keras inspect-data --fix do it"
+                findings.append(Finding("large_category_id", split, message, refusal=refusal))
             name_of_id[number] = name
     first_ids: dict[str, int] = {}
     for number in sorted(name_of_id):
@@ -173,7 +201,7 @@ def _resolve(root: str, folder: Path, row: dict) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"image {row['id']!r}: expected a file_name, got {name!r}; add it")
     full = os.path.normpath(os.path.join(root, name))
-    if os.path.isabs(name) or not full.startswith(root.rstrip(os.sep) + os.sep):
+    if not full.startswith(tuple(one.rstrip(os.sep) + os.sep for one in (root, os.path.realpath(root)))):
         raise ValueError(f"file_name {name!r} leaves the image folder {folder}; expected a name relative to it")
     return full
 
@@ -184,9 +212,9 @@ def _declared_size(row: dict) -> tuple[int, int] | None:
     if not all(size):
         return None
     for value in size:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1 or value % 1 != 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= _MAX_SIDE or value % 1:
             raise ValueError(
-                f"image {row['file_name']!r}: expected whole numbers as height and width, got {size}; correct or "
+                f"image {row['file_name']!r}: expected whole numbers as height and width, got {size!r:.80}; correct or "
                 "remove them"
             )
     return int(size[0]), int(size[1])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dh_keras.data.formats.box_formats import unlike_coco
 from dh_keras.data.formats.coco_entries import (
     IMAGE_ID_TYPES,
     ImageEntry,
@@ -21,10 +22,17 @@ from dh_keras.data.formats.coco_entries import (
     read_json,
     scan_categories,
     scan_images,
+    whole_number,
 )
 from dh_keras.data.formats.findings import Finding
 from dh_keras.errors import DataError
 from dh_keras.run.classes import Category
+
+_LOST = {
+    "image_id": (", which no image has", "correct it or remove the annotation"),
+    "category_id": (", which no category has", "add the category or remove the annotation"),
+    "iscrowd": ("", "write 0, or 1 for a crowd"),
+}
 
 
 @dataclass
@@ -41,10 +49,12 @@ class CocoFile:
         box_rows: int64[M], index of each box in the JSON's `annotations`.
         box_images: int64[M], index into `images`.
         box_classes: int64[M], index into `categories`.
-        xywh: float64[M, 4], as in the file; NaN where there are no four numbers.
-        area: float64[M], pixels; NaN where there is no number from 0.
+        xywh: float64[M, 4], as in the file, or of the polygon; NaN where there is neither.
+        from_polygon: bool[M], the box is that of the polygon, as the file has none.
+        area: float64[M], pixels; NaN where there is no number above 0.
         crowd: bool[M].
-        lost_rows: int64, index of each annotation of no image or no category.
+        lost_rows: {index: key that is wrong} of each annotation of no image or no category, or with an odd iscrowd.
+        number_rows: int64, index of each annotation whose ids are numbers as text or with a point.
         renumbered_rows: int64, index of each annotation without an id from 1 of its own.
         entry_findings: about categories and images.
     """
@@ -59,9 +69,11 @@ class CocoFile:
     box_images: np.ndarray
     box_classes: np.ndarray
     xywh: np.ndarray
+    from_polygon: np.ndarray
     area: np.ndarray
     crowd: np.ndarray
-    lost_rows: np.ndarray
+    lost_rows: dict[int, str]
+    number_rows: np.ndarray
     renumbered_rows: np.ndarray
     entry_findings: list[Finding]
 
@@ -72,7 +84,11 @@ class CocoFile:
 
     def annotation_id(self, box: int) -> object:
         """Return the id of box `box`, as in the file."""
-        return self.tree["annotations"][self.box_rows[box]].get("id")
+        return self.row(box).get("id")
+
+    def row(self, box: int) -> dict:
+        """Return the annotation of box `box`, as in the file."""
+        return self.tree["annotations"][self.box_rows[box]]
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is wrong with the rows: the errors, and what training mends."""
@@ -81,20 +97,25 @@ class CocoFile:
             own = self.tree["annotations"][row].get("id")
             message = f"annotation {row + 1} of the file has the id {own!r:.40}"
             yield Finding("duplicate_annotation_id", self.name, message, annotation_ids=(own,))
+        if len(self.number_rows):
+            first = self.tree["annotations"][self.number_rows[0]]
+            ids = {key: first.get(key) for key in ("id", "image_id", "category_id")}
+            message = f"{len(self.number_rows)} annotations, the first is {ids!r:.120}"
+            yield Finding("id_as_text", self.name, message, annotation_ids=(first.get("id"),))
 
     def errors(self) -> Iterator[Finding]:
         """Yield what stops training, in the order of complaint; made one by one, as the first is often enough."""
         yield from self.entry_findings
-        image_ids = {image.id for image in self.images}
-        for row in (self.tree["annotations"][number] for number in self.lost_rows.tolist()):
-            own, image, category = row.get("id"), row.get("image_id"), row.get("category_id")
-            if type(image) in IMAGE_ID_TYPES and image in image_ids:
-                message = f"annotation {own!r:.40} has category_id {category!r:.40}, which no category has"
-                refusal = f"{message}; add the category or remove the annotation"
-            else:
-                message = f"annotation {own!r:.40} has image_id {image!r:.40}, which no image has"
-                refusal = f"{message}; correct it or remove the annotation"
-            yield Finding("bad_reference", self.name, message, annotation_ids=(own,), refusal=refusal)
+        for number, key in self.lost_rows.items():
+            row = self.tree["annotations"][number]
+            message = f"annotation {row.get('id')!r:.40} has {key} {row.get(key)!r:.40}{_LOST[key][0]}"
+            refusal = f"{message}; {_LOST[key][1]}"
+            yield Finding("bad_reference", self.name, message, annotation_ids=(row.get("id"),), refusal=refusal)
+        yield from self.unlike_coco()
+
+    def unlike_coco(self) -> list[Finding]:
+        """Return what tells boxes of another format; see `unlike_coco` of the module box_formats."""
+        return unlike_coco(self.name, [self.row(box).get("bbox") for box in range(len(self.xywh))], self.xywh)
 
 
 def read_coco(annotations: str | Path, images_dir: str | Path, *, name: str = "") -> CocoFile:
@@ -115,9 +136,11 @@ def read_coco(annotations: str | Path, images_dir: str | Path, *, name: str = ""
     categories, class_of_id, findings = scan_categories(name, tree["categories"])
     images, image_of_id, image_findings = scan_images(name, folder, tree["images"])
     rows = tree["annotations"]
-    box_images = _look_up(rows, "image_id", image_of_id, IMAGE_ID_TYPES)
-    box_classes = _look_up(rows, "category_id", class_of_id, (int,))
-    known = (box_images >= 0) & (box_classes >= 0)
+    box_images, image_numbers = _look_up(rows, "image_id", image_of_id, IMAGE_ID_TYPES)
+    box_classes, class_numbers = _look_up(rows, "category_id", class_of_id, (int,))
+    crowd = np.fromiter((_crowd(row.get("iscrowd")) for row in rows), np.int64, len(rows))
+    known = (box_images >= 0) & (box_classes >= 0) & (crowd >= 0)
+    xywh, from_polygon = _read_boxes(rows)
     return CocoFile(
         name=name,
         annotations_path=path,
@@ -128,23 +151,44 @@ def read_coco(annotations: str | Path, images_dir: str | Path, *, name: str = ""
         box_rows=np.flatnonzero(known),
         box_images=box_images[known],
         box_classes=box_classes[known],
-        xywh=_read_boxes(rows)[known],
+        xywh=xywh[known],
+        from_polygon=from_polygon[known],
         area=np.fromiter((_area(row.get("area")) for row in rows), np.float64, len(rows))[known],
-        crowd=np.fromiter((bool(row.get("iscrowd", 0)) for row in rows), bool, len(rows))[known],
-        lost_rows=np.flatnonzero(~known),
+        crowd=crowd[known] == 1,
+        lost_rows={
+            row: "image_id" if box_images[row] < 0 else "category_id" if box_classes[row] < 0 else "iscrowd"
+            for row in np.flatnonzero(~known).tolist()
+        },
+        number_rows=np.flatnonzero(known & (image_numbers | class_numbers)),
         renumbered_rows=_rows_without_own_id(rows),
         entry_findings=findings + image_findings,
     )
 
 
-def _look_up(rows: list[dict], key: str, index: dict, types: Collection[type]) -> np.ndarray:
-    """Return int64, the index of what each row refers to; -1 where that is nothing."""
-    values = (row.get(key) for row in rows)
-    return np.fromiter((index.get(value, -1) if type(value) in types else -1 for value in values), np.int64, len(rows))
+def _look_up(rows: list[dict], key: str, index: dict, types: Collection[type]) -> tuple[np.ndarray, np.ndarray]:
+    """Return int64, the index of what each row refers to, -1 where that is nothing; and bool, by its number only."""
+    by_number: dict[int, int] = {}
+    for value, position in index.items():
+        number = whole_number(value)
+        if number is not None and by_number.setdefault(number, position) != position:
+            by_number[number] = -1  # 7 and "07": nobody knows which is meant
+    found, loose = np.full(len(rows), -1, np.int64), np.zeros(len(rows), bool)
+    for row, annotation in enumerate(rows):
+        value = annotation.get(key)
+        exact = index.get(value, -1) if type(value) in types else -1
+        found[row] = exact if exact >= 0 else by_number.get(whole_number(value), -1)
+        loose[row] = found[row] >= 0 and (exact < 0 or type(value) is float)
+    return found, loose
 
 
-def _read_boxes(rows: list[dict]) -> np.ndarray:
-    """Return float64[., 4], a row of NaN for a bbox that is something else than four numbers."""
+def _crowd(value: object) -> int:
+    """Return 1 for a crowd, 0 for none, -1 for what says neither."""
+    number = int(value or 0) if isinstance(value, bool | None) else whole_number(value)
+    return number if number in (0, 1) else -1
+
+
+def _read_boxes(rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64[., 4] and bool[.], taken from the polygon; NaN where there are neither four numbers nor one."""
     values = [row.get("bbox") for row in rows]
     try:
         boxes = np.array(values, np.float64)
@@ -152,7 +196,12 @@ def _read_boxes(rows: list[dict]) -> np.ndarray:
         boxes = np.empty(0)
     if boxes.shape != (len(rows), 4):  # some are odd, so look at each
         boxes = np.array([_box(value) for value in values], np.float64).reshape(-1, 4)
-    return boxes
+    from_polygon = np.zeros(len(rows), bool)
+    for row in np.flatnonzero(np.isnan(boxes).any(axis=1) | (boxes == 0).all(axis=1)).tolist():
+        outline = _polygon_box(rows[row].get("segmentation"))
+        if outline is not None:
+            boxes[row], from_polygon[row] = outline, True
+    return boxes, from_polygon
 
 
 def _box(bbox: object) -> list[float]:
@@ -162,8 +211,21 @@ def _box(bbox: object) -> list[float]:
     return [math.nan] * 4
 
 
+def _polygon_box(polygons: object) -> list[float] | None:
+    """Return x, y, width and height around polygons [[x1, y1, x2, y2, ...], ...]; None for anything else."""
+    try:
+        numbers = np.array([number for polygon in polygons for number in polygon], np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not isinstance(polygons, list) or len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
+        return None
+    points = numbers.reshape(-1, 2)
+    return [*points.min(axis=0).tolist(), *np.ptp(points, axis=0).tolist()]
+
+
 def _area(value: object) -> float:
-    return float(value) if type(value) in (int, float) and 0 <= value <= sys.float_info.max else math.nan
+    # A box that has sides has an area: 0 is what tools write that do not know it.
+    return float(value) if type(value) in (int, float) and 0 < value <= sys.float_info.max else math.nan
 
 
 def _rows_without_own_id(rows: list[dict]) -> np.ndarray:

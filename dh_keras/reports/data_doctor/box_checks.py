@@ -39,6 +39,10 @@ def anchor_findings(examined: Examined, config: Config) -> tuple[list[Finding], 
     resized, canvas = resize_to_config(examined.sizes, config)
     for rows in boxes_by_image(examined):
         image = examined.split.box_images[rows[0]]
+        if len(rows) > config.model.max_detections:
+            name = examined.split.images[image].file_name
+            message = f"{name}: {len(rows)} boxes, and model.max_detections is {config.model.max_detections}"
+            found.append(Finding("more_boxes_than_detections", examined.split.name, message, examined.picture(image)))
         boxes = examined.boxes[rows] * np.tile(resized[image] / examined.sizes[image], 2)
         best[rows], learned = match_to_anchors(
             boxes,

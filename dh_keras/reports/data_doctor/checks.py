@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from dh_keras.data.dataset import CLIP_TOLERANCE
+from dh_keras.data.formats.box_formats import corners
 from dh_keras.data.formats.findings import Finding
+from dh_keras.data.images import near_name
 from dh_keras.reports.data_doctor.anchor_coverage import elementwise_iou
 from dh_keras.reports.data_doctor.duplicates import near_duplicates
 from dh_keras.reports.data_doctor.examined import Examined, rows_by_image
@@ -24,7 +26,9 @@ def file_findings(examined: Examined) -> list[Finding]:
             continue
         seen.add(image.path)
         if facts.error:
-            found.append(Finding(facts.error[0], split.name, facts.error[1]))
+            kind, message = facts.error
+            near = near_name(split.images_dir, image.path) if kind == "missing_file" else None
+            found.append(Finding(kind, split.name, f"{message}; there is {near}" if near else message))
         for kind, message in facts.notes:
             if kind == "exif_rotated" and examined.good[index]:
                 message += ", applied" if facts.orientation != 1 else ", not applied: the JSON has the stored size"
@@ -53,8 +57,13 @@ def annotation_findings(examined: Examined) -> list[Finding]:
     xywh, turned = split.xywh, boxes_as_stored(examined)
     for box, image in enumerate(split.box_images.tolist()):
         numbers = [None if np.isnan(value) else round(value, 2) for value in xywh[box].tolist()]
+        if split.from_polygon[box]:
+            message = f"bbox {split.row(box).get('bbox')!r:.40}, its polygon's is {numbers}"
+            found.append(examined.box_finding("box_from_polygon", box, message=message))
         if not (np.isfinite(xywh[box]).all() and (xywh[box, 2:] > 0).all()):
-            found.append(examined.box_finding("degenerate_box", box, message=f"bbox {numbers}"))
+            bbox = split.row(box).get("bbox")
+            message = f"no bbox of four numbers but {bbox!r:.60}" if None in numbers else f"bbox {numbers}"
+            found.append(examined.box_finding("degenerate_box", box, message=message))
         elif examined.good[image] and image not in turned:
             moved = np.abs(examined.whole[box] - examined.boxes[box]).max()
             if moved > CLIP_TOLERANCE:
@@ -72,9 +81,21 @@ def annotation_findings(examined: Examined) -> list[Finding]:
     used = set(split.box_classes.tolist())
     unused = [name for index, name in enumerate(split.class_names) if index not in used]
     found += [Finding("unused_category", split.name, repr(name)) for name in unused]
+    found += _corner_boxes(examined)
     if not examined.usable.any():
         found.append(Finding("no_boxes", split.name, f"{split.annotations_path}: no usable box"))
     return found
+
+
+def _corner_boxes(examined: Examined) -> list[Finding]:
+    known = examined.good[examined.split.box_images]
+    sizes = examined.sizes[examined.split.box_images[known]]
+    return corners(examined.split.name, examined.split.xywh[known], sizes, tolerance=CLIP_TOLERANCE)
+
+
+def box_format_findings(examined: Examined) -> list[Finding]:
+    """Find whole files of boxes that are no x, y, width and height in pixels."""
+    return examined.split.unlike_coco() + _corner_boxes(examined)
 
 
 def boxed_twice(examined: Examined) -> list[Finding]:

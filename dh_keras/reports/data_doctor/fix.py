@@ -1,16 +1,21 @@
 """A cleaned copy of an annotation file. Nothing is guessed about labels; only what training could not use changes."""
 
-import copy
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from dh_keras.data.formats.coco import load_coco
-from dh_keras.data.formats.coco_entries import is_int
+from dh_keras.data.formats.coco_entries import (
+    MAX_CATEGORY_ID,
+    is_category_id,
+    is_int,
+    refuse_errors,
+    whole_number,
+)
 from dh_keras.errors import DataError
 from dh_keras.files import new_file, require_absent, write_json
-from dh_keras.reports.data_doctor.checks import boxes_as_stored
+from dh_keras.reports.data_doctor.checks import box_format_findings, boxes_as_stored
 from dh_keras.reports.data_doctor.examined import Examined
 
 CHOOSE_ANOTHER_FIX = "choose another --fix"
@@ -30,11 +35,12 @@ def write_fixed(examined: Examined, output: str | Path) -> dict[str, int]:
         What was changed, as {"what": how many}, without what did not occur.
 
     Raises:
-        DataError: when the output exists, or when nothing is left to train on.
+        DataError: when the output exists, when nothing is left to train on, or when boxes are no x, y, width, height.
         WriteError: when the disk does not take it.
     """
     output = Path(output)
     require_absent(output, CHOOSE_ANOTHER_FIX)
+    refuse_errors(examined.split.annotations_path, box_format_findings(examined))  # clipped, they would look right
     tree, changes = clean_tree(examined)
     if not tree["images"] or not any(not row.get("iscrowd", 0) for row in tree["annotations"]):
         raise DataError(f"--fix {output}: no image with a box is left; nothing was written")
@@ -62,21 +68,26 @@ def _clean_categories(examined: Examined, changes: Counter[str]) -> tuple[list[d
     kept: dict[str, dict] = {}
     ids: set[int] = set()
     for row in examined.split.tree["categories"]:
-        number, name = row.get("id"), row.get("name")
-        if not is_int(number) or not isinstance(name, str):
+        number, name = whole_number(row.get("id")), row.get("name")
+        if number is None or not isinstance(name, str):
             changes["categories without id or name left out"] += 1
         elif name in kept:
             changes["categories of the same name merged"] += 1
+        elif not is_category_id(number):
+            kept[name] = {**row, "id": None}
+            changes["categories renumbered, as their ids did not fit 32 bits"] += 1
         elif number in ids:
             kept[name] = {**row, "id": None}
+            changes["categories renumbered; their boxes, if any, went to the first of the id"] += 1
         else:
-            kept[name] = dict(row)
+            kept[name] = {**row, "id": number}
             ids.add(number)
+            changes["ids of categories that became numbers"] += not is_int(row["id"])
     for row in kept.values():
         if row["id"] is None:
-            row["id"] = max(ids, default=0) + 1
+            free = (number for number in range(1, MAX_CATEGORY_ID) if number not in ids)
+            row["id"] = next(free) if max(ids, default=0) >= MAX_CATEGORY_ID else max(ids, default=0) + 1
             ids.add(row["id"])
-            changes["categories renumbered; their boxes, if any, went to the first of the id"] += 1
     return list(kept.values()), [kept[name]["id"] for name in examined.split.class_names]
 
 
@@ -88,7 +99,9 @@ def _clean_images(examined: Examined, frames: list, changes: Counter[str]) -> tu
     kept, new_ids, used, paths = [], [], set(), set()
     highest = max([row["id"] for row in rows if is_int(row.get("id"))], default=0)
     for index, (entry, facts) in enumerate(zip(split.images, examined.facts, strict=True)):
-        row = copy.deepcopy(rows[entry.row])
+        row = dict(rows[entry.row])
+        if isinstance(row["id"], float):
+            row["id"] = row["id"] if whole_number(row["id"]) is None else int(row["id"])
         new_ids.append(None)
         if facts.error and facts.error[0] != "wrong_size":
             changes["images left out: missing or undecodable"] += 1
@@ -114,16 +127,21 @@ def _clean_annotations(
     examined: Examined, frames: list, image_ids: list[object], category_ids: list[int], changes: Counter[str]
 ) -> list[dict]:
     split, rows = examined.split, examined.split.tree["annotations"]
-    changes["annotations of no image or category left out"] = len(rows) - len(split.box_rows)
+    changes["annotations of no image or category, or a strange iscrowd, left out"] = len(rows) - len(split.box_rows)
+    changes["annotations whose ids became numbers"] = len(split.number_rows)
     highest = max([row["id"] for row in rows if is_int(row.get("id"))], default=0)
     highest, kept, seen, ids = max(highest, 0), [], set(), set()
     scales = _scales(examined, changes)
     for box, (image, number) in enumerate(zip(split.box_images.tolist(), split.box_rows.tolist(), strict=True)):
-        row = copy.deepcopy(rows[number])
+        row = dict(rows[number])
         row["image_id"], row["category_id"] = image_ids[image], category_ids[split.box_classes[box]]
+        if isinstance(row.get("iscrowd"), str | float):
+            row["iscrowd"] = int(split.crowd[box])
+            changes["iscrowd that became a number"] += 1
         if row["image_id"] is None:
             changes["annotations of images left out"] += 1
             continue
+        changes["boxes taken from polygons"] += int(split.from_polygon[box])
         if not _fit_box(row, split.xywh[box] * scales[image], split.area[box], frames[image], changes):
             continue
         key = (row["image_id"], row["category_id"], *row["bbox"], split.crowd[box])
@@ -169,7 +187,10 @@ def _fit_box(row: dict, xywh: np.ndarray, area: float, size: tuple[int, int], ch
         bbox = [*clipped[0].tolist(), *sides.tolist()]
     else:
         bbox = xywh.tolist()
-    if bbox != row["bbox"]:
+    if bbox != row.get("bbox"):
         row["bbox"] = bbox
         row["area"] = float(np.nanmin([area, sides.prod()]))  # of a mask, it is less than the box's
+    elif "area" in row and np.isnan(area):
+        row["area"] = float(sides.prod())
+        changes["areas filled in"] += 1
     return True

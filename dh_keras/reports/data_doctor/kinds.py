@@ -34,7 +34,15 @@ KINDS = {
     "duplicate_image_id": Kind("error", "two images have one id", "give each its own; --fix numbers the second anew"),
     "duplicate_category": Kind("error", "two categories have one id or name", _MEND),
     "bad_category": Kind("error", "category without an integer id or a name", _MEND),
-    "bad_reference": Kind("error", "annotation of no image or no category", "correct it; --fix leaves it out"),
+    "large_category_id": Kind(
+        "error", "category id that does not fit 32 bits", "number anew from 1, or let --fix do it"
+    ),
+    "bad_reference": Kind(
+        "error", "annotation of no image or no category, or of a strange iscrowd", "correct it; --fix leaves it out"
+    ),
+    "long_boxes": Kind("error", "boxes of more than four numbers", "write x, y, width and height"),
+    "boxes_as_shares": Kind("error", "boxes are shares of the image", "multiply by width and height"),
+    "boxes_as_corners": Kind("error", "boxes are corners", "subtract the first corner from the second"),
     "category_in_one_split": Kind("error", "category in one split only", "use the same category names in both files"),
     "no_boxes": Kind("error", "no box to train on", "check that this is the right file"),
     "refused": Kind("error", "training refuses the data", "see the message"),
@@ -43,6 +51,9 @@ KINDS = {
     ),
     "boxed_twice": Kind("warning", "object boxed twice", "remove one; --fix removes exact copies only"),
     "boxed_as_two_classes": Kind("warning", "object boxed as two classes", "decide for one class"),
+    "more_boxes_than_detections": Kind(
+        "warning", "more boxes than a detector gives", "raise model.max_detections; AP is too low otherwise"
+    ),
     "degenerate_box": Kind("warning", "box without area", "training drops it; so does --fix"),
     "box_outside": Kind("warning", "box reaches out of the image", "training clips it; so does --fix"),
     "boxes_not_upright": Kind(
@@ -56,6 +67,10 @@ KINDS = {
     "file_listed_twice": Kind("warning", "image file listed twice", "merge the two entries"),
     "duplicate_annotation_id": Kind(
         "warning", "annotation id missing or used before", "training renumbers; so does --fix"
+    ),
+    "id_as_text": Kind("info", "ids as text or with a point", "nothing: training takes the numbers; so does --fix"),
+    "box_from_polygon": Kind(
+        "info", "polygon without a bbox", "nothing: training takes the box around it; so does --fix"
     ),
     "near_duplicate_within": Kind("info", "nearly the same image twice in a split", "keep one, unless it is a video"),
     "unusual_box": Kind("info", "unusual for its class", "look at it: a wrong class, a wrong box, or just rare"),
