@@ -83,6 +83,15 @@ def _error_number(error: Exception, path: str | Path) -> int | None:
     return number if is_ours else None
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written; Python gives names of files that are no UTF-8 as text that cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def require_absent(path: str | Path, advice: str = CHOOSE_ANOTHER) -> None:
     """See that a new file or folder can be made, before the work that is to fill it.
 
@@ -192,8 +201,14 @@ def new_file(path: str | Path, advice: str = CHOOSE_ANOTHER) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replaced_text(path: str | Path) -> Iterator[TextIO]:
-    """Give a text file to write to, UTF-8 with line ends as they are; see `replaced_file`."""
-    with replaced_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+    r"""Give a text file to write to, UTF-8 with line ends as they are; see `replaced_file`.
+
+    What is no UTF-8 in the name of a file becomes \udcff, which JSON reads as what it was.
+    """
+    with (
+        replaced_file(path) as partial,
+        open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         yield file
 
 
@@ -204,8 +219,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a whole text as UTF-8 with line ends as they are; see `replaced_file`."""
-    write_bytes(path, text.encode())
+    """Write a whole text as UTF-8 with line ends as they are; see `replaced_text`."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | Path, tree: Any, *, indent: int | None = 1) -> None:

@@ -15,7 +15,7 @@ from dh_keras.config.checks import validate_config
 from dh_keras.config.options import flatten
 from dh_keras.config.schema import PATH_KEYS, Config, ModelConfig
 from dh_keras.errors import ConfigError, one_line
-from dh_keras.files import write_text
+from dh_keras.files import is_utf8, write_text
 from dh_keras.modeling.variants import VARIANTS
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -96,7 +96,7 @@ def _escape(value: Any, key: str = "") -> Any:
         return [_escape(item, key) for item in value]
     if not isinstance(value, str):
         return value
-    if value == "???" or (not value.isascii() and re.search("[\ud800-\udfff]", value)):
+    if value == "???" or not is_utf8(value):  # OmegaConf's word for what is missing
         raise ConfigError(f"key {key}: expected UTF-8 text other than ???, got {value!r}; rename it")
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
 

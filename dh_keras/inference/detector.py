@@ -84,7 +84,7 @@ class Detector:
             return SavedModelDetector(path)
         if not path.exists():
             raise DataError(f"{path}: no such folder; expected a run folder or a SavedModel")
-        versions = sorted(file.parent.name for file in path.glob("*/saved_model.pb"))
+        versions = sorted(file.parent.name for file in path.glob("[!.]*/saved_model.pb"))
         hint = f"; did you mean {path / versions[-1]}?" if versions else ""
         raise DataError(
             f"{path}: neither a run folder (config.yaml, classes.json) nor a SavedModel (saved_model.pb){hint}"

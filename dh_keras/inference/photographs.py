@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from dh_keras.data.transforms import decode_image
-from dh_keras.errors import DataError, one_line
+from dh_keras.errors import DataError, one_line, visible
 
 
 def read_image_file(path: str | Path) -> bytes:
@@ -38,4 +38,4 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def undecodable(name: str, error: tf.errors.OpError) -> str:
     """One line for an image that TensorFlow could not decode."""
-    return f"{name}: not a readable JPEG or PNG image, it may be cut off: {one_line(error.message)}"
+    return f"{visible(name)}: not a readable JPEG or PNG image, it may be cut off: {one_line(error.message)}"

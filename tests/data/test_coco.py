@@ -295,6 +295,8 @@ def test_a_missing_key_is_named(coco, key):
         (lambda tree: tree["images"].append(dict(tree["images"][0])), "two images have the id 1"),
         (lambda tree: tree["images"][0].pop("id"), "expected an id"),
         (lambda tree: tree["images"][0].pop("file_name"), "expected a file_name"),
+        (lambda tree: tree["images"][0].update(file_name="\udcff.jpg"), "expected a file_name, got '.udcff.jpg'"),
+        (lambda tree: tree["categories"][0].update(name="\ud800"), "expected an integer id and a name"),
         (lambda tree: tree["images"][0].update(width="wide"), "whole numbers"),
         (lambda tree: tree["images"][0].update(width=-60), "whole numbers"),
         (lambda tree: tree["images"][0].update(width=math.nan), "whole numbers"),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dh_keras.data.formats.findings import Finding
 from dh_keras.errors import DataError, one_line
+from dh_keras.files import is_utf8
 from dh_keras.run.classes import Category
 
 IMAGE_ID_TYPES = (int, float, str, bool)  # what compares and hashes
@@ -132,7 +133,7 @@ def scan_categories(split: str, rows: list[dict]) -> tuple[tuple[Category, ...],
     name_of_id: dict[int, str] = {}
     for row in rows:
         number, name = whole_number(row.get("id")), row.get("name")
-        if number is None or not isinstance(name, str):
+        if number is None or not isinstance(name, str) or not is_utf8(name):
             message = f"category {row!r:.80}: expected an integer id and a name"
             findings.append(Finding("bad_category", split, message, refusal=f"{message}; mend the file"))
         elif number in name_of_id:
@@ -198,8 +199,8 @@ def scan_images(
 def _resolve(root: str, folder: Path, row: dict) -> str:
     """Return the absolute path of an image, without following links; refuse one that lies elsewhere."""
     name = row.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"image {row['id']!r}: expected a file_name, got {name!r}; add it")
+    if not isinstance(name, str) or not name or not is_utf8(name):
+        raise ValueError(f"image {row['id']!r:.40}: expected a file_name, got {name!r:.80}; add it")
     full = os.path.normpath(os.path.join(root, name))
     if not full.startswith(tuple(one.rstrip(os.sep) + os.sep for one in (root, os.path.realpath(root)))):
         raise ValueError(f"file_name {name!r} leaves the image folder {folder}; expected a name relative to it")

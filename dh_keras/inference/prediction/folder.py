@@ -6,6 +6,7 @@ killed goes on behind its last part, and the result is that of a run that was no
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ class PredictionSettings:
             "annotations_digest": None if self.annotations is None else file_digest([self.annotations]),
             "pictures": self.pictures,
             "files": len(paths),
-            "files_digest": hashlib.sha256("\n".join(map(str, paths)).encode()).hexdigest(),
+            "files_digest": hashlib.sha256(b"\n".join(map(os.fsencode, paths))).hexdigest(),
             "shard": str(self.shard),
             "parts": parts,
             "categories": [{"id": category.id, "name": category.name} for category in categories],

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dh_keras.errors import visible
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.inference.detector import Detector
 from dh_keras.inference.prediction.folder import PredictionFolder, PredictionSettings
@@ -151,12 +152,12 @@ class _Work:
             summary.add(row)
             yield {"index": item.index, **row}
         if self.tells:
-            tqdm.write(f"{item.path}: {summary}")
+            tqdm.write(f"{visible(str(item.path))}: {summary}")
 
 
 def _sentence(path: Path, result: ImageDetections, score: float) -> str:
     """What was found, or how close the best came."""
-    found = result.above(score)
+    found, path = result.above(score), visible(str(path))
     if len(found):
         counts = {name: found.categories.count(name) for name in sorted(set(found.categories))}
         return f"{path}: " + ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -15,6 +15,9 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 # Images whose results are written together, and lost together when a run is killed.
 CHUNK_IMAGES = 32
 
+# File systems take 255, encrypting ones 143; a suffix, a number and the prefix of what is being written are added.
+_PICTURE_NAME_BYTES = 110
+
 
 @dataclass(frozen=True)
 class Item:
@@ -78,8 +81,8 @@ def list_sources(sources: Iterable[str | Path], list_file: str | Path | None = N
     """Files that sources stand for, each once, in the order in which they are first named.
 
     Args:
-        sources: files; folders, which stand for the JPEG and PNG files directly in them, by name; and patterns such as
-            "photos/**/*.jpg", which stand for the images and videos they match, by name.
+        sources: files; folders, which stand for the JPEG and PNG files directly in them, by name, without hidden ones;
+            and patterns such as "photos/**/*.jpg", which stand for the images and videos they match, by name.
         list_file: a text file with the path of a file in each line, relative to the working directory.
 
     Raises:
@@ -99,7 +102,9 @@ def list_sources(sources: Iterable[str | Path], list_file: str | Path | None = N
 def _expand(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_dir():
-        inside = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
+        # Macs put a ._photo.jpg, which is no image, beside each photo.jpg on a disk of another system.
+        shown = (one for one in path.iterdir() if not one.name.startswith("."))
+        inside = sorted(one for one in shown if one.suffix.lower() in IMAGE_SUFFIXES and not one.is_dir())
         if not inside:
             raise DataError(f"{path}: the folder holds no {', '.join(IMAGE_SUFFIXES)} file")
         return inside
@@ -151,7 +156,9 @@ def plan_chunks(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
-    """A name that no earlier file of another folder took, also where capitals do not count."""
+    """A name that a file system takes and no earlier file has, also where capitals do not count."""
+    stem = os.fsencode(stem).decode(errors="replace")
+    stem = stem.encode()[:_PICTURE_NAME_BYTES].decode(errors="ignore")
     name, number = stem, 1
     while name.casefold() in taken:
         number += 1

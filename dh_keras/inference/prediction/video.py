@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dh_keras.errors import DataError, WriteError
-from dh_keras.files import replaced_file
+from dh_keras.files import is_utf8, replaced_file
 from dh_keras.inference.detector import Detector
 from dh_keras.inference.drawing import draw_detections
 from dh_keras.inference.prediction.image_files import describe_image
@@ -20,6 +20,12 @@ from dh_keras.inference.prediction.image_files import describe_image
 DEFAULT_RATE = 25.0
 # The count of frames in a file's header is an estimate; a video that ends earlier than this is cut off.
 COMPLETE_SHARE = 0.9
+
+
+def _require_utf8(path: Path) -> None:
+    """Keep other names from OpenCV, whose process they end."""
+    if not is_utf8(str(path)):
+        raise DataError(f"{path}: OpenCV opens videos whose path is UTF-8 only; rename it")
 
 
 class VideoReader:
@@ -39,6 +45,7 @@ class VideoReader:
 
         self.path = path
         self._cv2 = cv2
+        _require_utf8(path)
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise DataError(f"{path}: not a video that can be decoded; it may be cut off or of an unknown codec")
@@ -89,6 +96,7 @@ class VideoWriter:
 
         picture = np.pad(picture, [(0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)], mode="edge")
         if self._writer is None:
+            _require_utf8(self._path)
             size = picture.shape[1::-1]
             self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter_fourcc(*"mp4v"), self._rate, size)
             if not self._writer.isOpened():

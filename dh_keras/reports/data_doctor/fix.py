@@ -14,7 +14,7 @@ from dh_keras.data.formats.coco_entries import (
     whole_number,
 )
 from dh_keras.errors import DataError
-from dh_keras.files import new_file, require_absent, write_json
+from dh_keras.files import is_utf8, new_file, require_absent, write_json
 from dh_keras.reports.data_doctor.checks import box_format_findings, boxes_as_stored
 from dh_keras.reports.data_doctor.examined import Examined
 
@@ -69,7 +69,7 @@ def _clean_categories(examined: Examined, changes: Counter[str]) -> tuple[list[d
     ids: set[int] = set()
     for row in examined.split.tree["categories"]:
         number, name = whole_number(row.get("id")), row.get("name")
-        if number is None or not isinstance(name, str):
+        if number is None or not isinstance(name, str) or not is_utf8(name):
             changes["categories without id or name left out"] += 1
         elif name in kept:
             changes["categories of the same name merged"] += 1

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from dh_keras.inference.prediction.folder import PredictionFolder, PredictionSet
 from dh_keras.inference.prediction.image_files import ImageFile, _canvas, detect_images
 from dh_keras.inference.prediction.merge import merge_predictions
 from dh_keras.inference.prediction.predict_files import predict_files
-from dh_keras.inference.prediction.sources import Item, Shard
+from dh_keras.inference.prediction.sources import Item, Shard, list_sources
 
 TESTS = Path(__file__).resolve().parents[2]
 BATCHES = PredictionSettings(score=0.0, batch_size=3, pictures=False)
@@ -259,3 +260,29 @@ def test_an_interrupted_picture_leaves_no_part(images, tmp_path, monkeypatch):
     monkeypatch.undo()
     predict_files(FakeDetector(), images[:2], tmp_path / "out", replace(BATCHES, pictures=True), resume=True)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["0.png", "1.png"]
+
+
+def test_a_name_that_is_no_utf8_or_too_long_loses_no_result(images, tmp_path, capsys):
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    data = images[0].read_bytes()
+    written = [os.fsdecode(b"caf\xe9.jpg"), "b" * 245 + ".jpg", "b" * 245 + ".jpeg", "line\nbreak.jpg", "good.jpg"]
+    for name in written:
+        (folder / name).write_bytes(data)
+    (folder / os.fsdecode(b"bad\xff.jpg")).write_bytes(b"no image")
+    (folder / os.fsdecode(b"bad\xfe.avi")).write_bytes(b"no video")
+    paths = [*list_sources([folder]), folder / os.fsdecode(b"bad\xfe.avi")]
+    for format in ("json", "csv", "coco"):
+        summary = predict_files(FakeDetector(), paths, output / format, PredictionSettings(format=format))
+        assert (summary.images, len(summary.errors)) == (5, 2)
+        assert "bad\\udcff.jpg: not a readable JPEG or PNG" in summary.errors[0]
+        assert "bad\\udcfe.avi: OpenCV opens videos whose path is UTF-8 only; rename it" in summary.errors[1]
+    assert sorted(Path(row["file"]).name for row in read_rows(output / "json")) == sorted(written)
+    pictures = sorted(path.name for path in (output / "json").glob("*.png"))
+    assert pictures == ["b" * 110 + "-2.png", "b" * 110 + ".png", "caf\ufffd.png", "good.png", "line\nbreak.png"]
+    shown = capsys.readouterr().out
+    assert "caf\\udce9.jpg: " in shown
+    assert "line\\nbreak.jpg: " in shown
+    again = predict_files(FakeDetector(), paths, output / "json", PredictionSettings(), resume=True)
+    assert again.finished_before
+    assert again.errors[0].endswith(summary.errors[0].rpartition("/")[2])

@@ -33,6 +33,19 @@ def test_a_folder_stands_for_its_own_images_and_a_pattern_for_images_and_videos_
     assert names(list_sources(["x[1].jpg"])) == ["x[1].jpg"]
 
 
+def test_a_folder_stands_for_no_hidden_files_and_no_folders(tree):
+    for name in ("._b.jpg", ".partial-c.jpg", ".hidden.png"):
+        (tree / name).touch()
+    (tree / "album.jpg").mkdir()
+    assert names(list_sources(["."])) == ["a.PNG", "b.jpg", "x[1].jpg"]
+    assert names(list_sources(["*"])) == ["a.PNG", "b.jpg", "clip.mp4", "x[1].jpg"]
+    assert names(list_sources(["._b.jpg"])) == ["._b.jpg"]
+    (tree / "deep/hidden").mkdir()
+    (tree / "deep/hidden/._b.jpg").touch()
+    with pytest.raises(DataError, match=r"^deep/hidden: the folder holds no \.jpg"):
+        list_sources(["deep/hidden"])
+
+
 def test_a_file_that_is_named_twice_counts_once_at_its_first_place(tree):
     assert names(list_sources(["deep/c.jpeg", "**/*.j*g", str(tree / "b.jpg")])) == [
         *("deep/c.jpeg", "b.jpg", "deep/er/d.jpg", "x[1].jpg")
