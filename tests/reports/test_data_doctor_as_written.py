@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from dh_keras.reports.data_doctor.diagnosis import diagnose
 
 from dh_keras.config.load import load_config
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.errors import DataError
 from dh_keras.reports.data_doctor.fix import write_fixed
+from dh_keras.reports.data_doctor.inspection import diagnose
 
 OVERRIDES = ("data.min_size=96", "data.max_size=128", "model.rpn.anchor_sizes=[16,32,64,128,256]")
 
