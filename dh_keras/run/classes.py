@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dh_keras.errors import DataError
-from dh_keras.files import write_json
+from dh_keras.errors import DataError, one_line
+from dh_keras.files import is_utf8, write_json
+
+MAX_ID = 2**31 - 1  # TensorFlow's contract for classes; COCO's tools and TFRecords keep no more either
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,20 @@ def read_classes(path: Path) -> tuple[Category, ...]:
         DataError: when the file is not a list of ids and names.
     """
     try:
-        return tuple(Category(int(row["id"]), str(row["name"])) for row in json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f'{path}: expected a JSON list of {{"id": 1, "name": "cat"}}: {error}') from error
+        categories = tuple(_read_class(row) for row in json.loads(path.read_text(encoding="utf-8")))
+        if not categories:
+            raise ValueError("it is empty")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(
+            f'{path}: is damaged: expected a JSON list of {{"id": 1, "name": "cat"}}: {one_line(error)}'
+        ) from error
+    return categories
+
+
+def _read_class(row: dict) -> Category:
+    number, name = row["id"], row["name"]
+    if type(number) is not int or not -MAX_ID <= number <= MAX_ID:
+        raise ValueError(f"the id {number!r:.40} is no whole number of 32 bits")
+    if not isinstance(name, str) or not is_utf8(name):
+        raise ValueError(f"the name {name!r:.40} is no text")
+    return Category(number, name)

@@ -16,6 +16,9 @@ from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.run.classes import Category, read_classes
 from dh_keras.run.run_folder import CLASSES_FILE, is_run_folder, open_run
 
+# What HDF5 and Keras raise on damaged files.
+_DAMAGED = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
+
 PREDICTOR_NAMES = ("class_predictor", "box_predictor")
 
 
@@ -45,7 +48,7 @@ def load_weights(model: DoubleHeadRCNN, path: Path) -> None:
     try:
         with _without_optimizer(model):
             model.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         raise DataError(
             f"{path}: is damaged, or of another architecture than its run's config: {one_line(error)}"
         ) from error
@@ -101,8 +104,8 @@ def _copy_arrays(source: Path, target: Path, same_classes: bool) -> list[str]:
                     )
                 else:
                     array[...] = given[...]
-    except OSError as error:
-        raise DataError(f"--init {source}: not a readable .weights.h5 file: {error}") from error
+    except _DAMAGED as error:
+        raise DataError(f"--init {source}: not a readable .weights.h5 file: {one_line(error)}") from error
     if wrong:
         raise DataError(
             f"--init {source}: is of another architecture: {len(wrong)} arrays do not fit, first {wrong[0]}"

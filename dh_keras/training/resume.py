@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from dh_keras.config.options import flatten
 from dh_keras.config.schema import PATH_KEYS, Config
 from dh_keras.data.dataset import CocoDataset
-from dh_keras.errors import ConfigError, DataError, TrainingError
+from dh_keras.errors import ConfigError, DataError, TrainingError, one_line
 from dh_keras.files import remove_leftovers, replaced_file
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.run.classes import Category
@@ -106,9 +105,9 @@ def load_state(model: DoubleHeadRCNN, path: Path) -> dict[str, Any]:
     try:
         with np.load(path) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        progress = json.loads(str(arrays.pop(PROGRESS_KEY)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise TrainingError(f"{path}: damaged state file: {error}") from error
+        progress = dict(json.loads(str(arrays.pop(PROGRESS_KEY))))
+    except Exception as error:  # zipfile, zlib, NumPy and JSON raise many types on damaged files
+        raise TrainingError(f"{path}: is damaged: {one_line(error)}") from error
     variables = _variables(model)
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
     if shapes != {name: tuple(v.shape) for name, v in variables.items()}:

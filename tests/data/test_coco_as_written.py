@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from dh_keras.data.formats.coco import load_coco, read_categories
-from dh_keras.data.formats.coco_entries import MAX_CATEGORY_ID, whole_number
+from dh_keras.data.formats.coco_entries import whole_number
 from dh_keras.data.images import near_name
 from dh_keras.errors import DataError
-from dh_keras.run.classes import Category
+from dh_keras.run.classes import MAX_ID, Category
 
 
 def refusal(coco, **options):
@@ -79,14 +79,14 @@ def test_a_number_that_two_ids_stand_for_refers_to_neither(two_boxes):
 @pytest.mark.parametrize("number", [2**31, -(2**31), 2**63, 2**255 + 1, 3412026288])
 def test_a_category_id_beyond_32_bits_is_refused_when_the_file_is_read(two_boxes, number):
     two_boxes.tree["categories"][0]["id"] = two_boxes.tree["annotations"][1]["category_id"] = number
-    told = f"category 'cat' has the id {str(number)[:40]}, beyond {MAX_CATEGORY_ID}; number the categories from 1"
+    told = f"category 'cat' has the id {str(number)[:40]}, beyond {MAX_ID}; number the categories from 1"
     assert refusal(two_boxes).startswith(told)
     with pytest.raises(DataError, match="or let dh-keras inspect-data --fix do it"):
         read_categories(two_boxes.annotations_path)
 
 
 def test_the_largest_category_id_is_taken(two_boxes):
-    two_boxes.tree["categories"][0]["id"] = two_boxes.tree["annotations"][1]["category_id"] = MAX_CATEGORY_ID
+    two_boxes.tree["categories"][0]["id"] = two_boxes.tree["annotations"][1]["category_id"] = MAX_ID
     assert two_boxes.load().category_ids.tolist() == [1, 2**31 - 1]
 
 

@@ -264,7 +264,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path, saved_model, tiny_run):
     with pytest.raises(DataError, match=r"best\.weights\.h5: is damaged, or of another architecture"):
         Detector.load(run)
     (run / "classes.json").write_text("[1, 2]")
-    with pytest.raises(DataError, match=r"classes\.json: expected a JSON list"):
+    with pytest.raises(DataError, match=r"classes\.json: is damaged: expected a JSON list"):
         Detector.load(run)
 
 

@@ -123,7 +123,7 @@ def test_resuming_needs_a_run_and_its_state(tmp_path, tiny_run):
     with pytest.raises(TrainingError, match=r"state\.npz: nothing to resume from"):
         train(None, output=without, resume=True)
     (without / "state.npz").write_bytes((tiny_run / "state.npz").read_bytes()[:1000])
-    with pytest.raises(TrainingError, match=r"state\.npz: damaged state file"):
+    with pytest.raises(TrainingError, match=r"state\.npz: is damaged"):
         train(None, output=without, resume=True)
 
 

@@ -10,11 +10,9 @@ from typing import NamedTuple
 from dh_keras.data.formats.findings import Finding
 from dh_keras.errors import DataError, one_line
 from dh_keras.files import is_utf8
-from dh_keras.run.classes import Category
+from dh_keras.run.classes import MAX_ID, Category
 
 IMAGE_ID_TYPES = (int, float, str, bool)  # what compares and hashes
-# TensorFlow's contract for classes; COCO's tools and TFRecords keep no more either.
-MAX_CATEGORY_ID = 2**31 - 1
 _LISTS = ("images", "annotations", "categories")
 _MAX_SIDE = 2**31 - 1
 
@@ -109,7 +107,7 @@ def whole_number(value: object) -> int | None:
 
 def is_category_id(number: int) -> bool:
     """Whether an integer fits the int32 that detections are served with."""
-    return -MAX_CATEGORY_ID <= number <= MAX_CATEGORY_ID
+    return -MAX_ID <= number <= MAX_ID
 
 
 def refuse_errors(path: Path, findings: Iterable[Finding]) -> None:
@@ -145,7 +143,7 @@ def scan_categories(split: str, rows: list[dict]) -> tuple[tuple[Category, ...],
                 message = f"two categories have the name {name!r}"
                 findings.append(Finding("duplicate_category", split, message, refusal=f"{message}; give each its own"))
             if not is_category_id(number):
-                message = f"category {name!r} has the id {number!r:.40}, beyond {MAX_CATEGORY_ID}"
+                message = f"category {name!r} has the id {number!r:.40}, beyond {MAX_ID}"
                 refusal = f"{message}; number the categories from 1, or let dh-keras inspect-data --fix do it"
                 findings.append(Finding("large_category_id", split, message, refusal=refusal))
             name_of_id[number] = name

@@ -7,7 +7,6 @@ import numpy as np
 
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.data.formats.coco_entries import (
-    MAX_CATEGORY_ID,
     is_category_id,
     is_int,
     refuse_errors,
@@ -17,6 +16,7 @@ from dh_keras.errors import DataError
 from dh_keras.files import is_utf8, new_file, require_absent, write_json
 from dh_keras.reports.data_doctor.checks import box_format_findings, boxes_as_stored
 from dh_keras.reports.data_doctor.examined import Examined
+from dh_keras.run.classes import MAX_ID
 
 CHOOSE_ANOTHER_FIX = "choose another --fix"
 
@@ -45,7 +45,10 @@ def write_fixed(examined: Examined, output: str | Path) -> dict[str, int]:
     if not tree["images"] or not any(not row.get("iscrowd", 0) for row in tree["annotations"]):
         raise DataError(f"--fix {output}: no image with a box is left; nothing was written")
     with new_file(output, CHOOSE_ANOTHER_FIX) as partial:
-        write_json(partial, tree, indent=None)
+        try:
+            write_json(partial, tree, indent=None)
+        except RecursionError as error:
+            raise DataError(f"--fix {output}: the file is nested too deeply to be written again") from error
         load_coco(partial, examined.split.images_dir)
     return changes
 
@@ -85,8 +88,8 @@ def _clean_categories(examined: Examined, changes: Counter[str]) -> tuple[list[d
             changes["ids of categories that became numbers"] += not is_int(row["id"])
     for row in kept.values():
         if row["id"] is None:
-            free = (number for number in range(1, MAX_CATEGORY_ID) if number not in ids)
-            row["id"] = next(free) if max(ids, default=0) >= MAX_CATEGORY_ID else max(ids, default=0) + 1
+            free = (number for number in range(1, MAX_ID) if number not in ids)
+            row["id"] = next(free) if max(ids, default=0) >= MAX_ID else max(ids, default=0) + 1
             ids.add(row["id"])
     return list(kept.values()), [kept[name]["id"] for name in examined.split.class_names]
 
