@@ -309,7 +309,8 @@ KERAS_IMPORTS = ("cv2", "matplotlib", "pandas", "sklearn")
 UNUSED = ("gradio", "jinja2", "keras_hub", "official", "tf_keras", "torch")
 TELL_UNUSED = f"""
 import atexit, runpy, sys
-sys.modules.update(dict.fromkeys({KERAS_IMPORTS}))
+if sys.argv[1] != {str(ROOT / "scripts" / "train.py")!r}:  # whose report needs matplotlib
+    sys.modules.update(dict.fromkeys({KERAS_IMPORTS}))
 atexit.register(lambda: print("imported:", *(name for name in {UNUSED} if name in sys.modules)))
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -317,7 +318,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def run_script(name, *arguments):
-    """Run a script without `KERAS_IMPORTS`; the last line of its output says which of the `UNUSED` were imported."""
+    """Run a script, all but train.py without `KERAS_IMPORTS`; its last line says which of `UNUSED` were imported."""
     return subprocess.run(
         [sys.executable, "-c", TELL_UNUSED, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)],
         capture_output=True,

@@ -1,14 +1,15 @@
 """Train in float16 on two logical CPU devices, with gradients that overflow on the second one in the first step.
 
-    TF_ENABLE_ONEDNN_OPTS=0 PYTHONPATH=tests python tests/training/overflow_on_replica.py
+    TF_ENABLE_ONEDNN_OPTS=0 python tests/training/overflow_on_replica.py
 
 Prints a line of JSON per step: the loss scale on each replica, whether all weights are finite, and the largest change
 of one. oneDNN's convolution gradients crash when several CPU devices of one process share them.
 """
 
 import json
+import sys
+from pathlib import Path
 
-import conftest
 import keras
 import numpy as np
 import tensorflow as tf
@@ -18,6 +19,7 @@ from dh_keras.modeling.builder import assemble_detector
 from dh_keras.training.optimizer import RecipeSGD
 
 STEPS = 3
+TESTS = Path(__file__).resolve().parents[1]
 
 
 @tf.custom_gradient
@@ -27,6 +29,9 @@ def with_gradient_times(value, factor):
 
 
 def main():
+    sys.path.insert(0, str(TESTS))
+    import conftest
+
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
