@@ -35,7 +35,8 @@ class Detector:
 
     Args:
         categories: class index k is categories[k].
-        serve_bytes, serve_images: see the functions of `ServingModule`.
+        serve_bytes: see `ServingModule.serve_bytes`.
+        serve_images: see `ServingModule.serve_images`.
         max_detections: D, the most that are found in an image.
         size_limits: pixels that the short side is resized to, and of the longest long side.
 

@@ -41,7 +41,9 @@ class DoubleHeadRCNN(TrainingStep):
         rpn: anchor, assignment and proposal settings.
         roi: RoI assignment settings.
         loss_weights: weight of each loss, by its name.
-        score_threshold, nms_iou, max_detections: see `ModelConfig`.
+        score_threshold: detections must score more than this.
+        nms_iou: a detection that overlaps a better one of its class more than this is dropped.
+        max_detections: best detections kept per image.
         seed: of the sampling of anchors and RoIs.
         recompute_heads: in training, compute the heads again for the gradients instead of keeping what is inside them.
     """

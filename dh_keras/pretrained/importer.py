@@ -120,7 +120,8 @@ def import_checkpoint(
     Args:
         path: the .pth file.
         output: the run folder; must be new or empty.
-        class_names, overrides: see `convert_checkpoint`.
+        class_names: see `name_classes`.
+        overrides: `key=value` changes to the inferred config, such as "model.score_threshold=0.3".
 
     Returns:
         The run folder and what was converted.

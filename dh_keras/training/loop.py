@@ -78,7 +78,7 @@ def train(
     with join_workers(strategy, timeout=worker_timeout) as workers:
         config = _check_start(config, output, resume=resume, workers=workers)
         distribution = make_strategy(strategy)
-        config = _resolve(config, output, resume=resume, workers=workers)
+        config = _resolve(config, output, resume=resume)
         job = _prepare(config, output, distribution=distribution, resume=resume, init=init, workers=workers)
         if job.progress.recorded_step == job.data.length.steps and (output / PICTURES_DIR).is_dir():
             print(f"{output}: has finished all its {job.data.length.steps} steps; nothing to go on with")
@@ -102,17 +102,17 @@ def _check_start(config: Config | None, output: Path, *, resume: bool, workers: 
         require_new_folder(output, CHOOSE_OR_RESUME)
     if workers.is_chief:
         require_writable(output, 0)
-    workers.agree(program_facts(addresses=workers.cluster.addresses, resume=resume))
+    facts = program_facts(addresses=workers.cluster.addresses, resume=resume)
+    workers.agree({**facts, **config_facts(config)})
     return config
 
 
-def _resolve(config: Config, output: Path, *, resume: bool, workers: Workers) -> Config:
-    """Return the config with its backbone's architecture, for which TensorFlow may compute; all workers agree on it."""
+def _resolve(config: Config, output: Path, *, resume: bool) -> Config:
+    """Return the config with its backbone's architecture, for which TensorFlow may compute."""
     backbone = resolve_backbone(config.model.backbone)
     config = replace(config, model=replace(config.model, backbone=backbone))
     if resume:
         check_config(config, open_run(output))
-    workers.agree(config_facts(config))
     return config
 
 

@@ -270,12 +270,12 @@ def test_the_callers_config_stays_as_it_is_and_the_run_gets_the_resolved_one(mon
     config = load_config(overrides=tiny_overrides)
     given = []
 
-    def facts(config):
+    def prepare(config, output, **others):
         given.append(config.model.backbone.depth)
         raise TrainingError("enough")
 
     monkeypatch.setattr("dh_keras.training.loop.resolve_backbone", lambda backbone: replace(backbone, depth=50))
-    monkeypatch.setattr("dh_keras.training.loop.config_facts", facts)
+    monkeypatch.setattr("dh_keras.training.loop._prepare", prepare)
     with pytest.raises(TrainingError, match="enough"):
         train(config, output=tmp_path / "run")
     assert given == [50]
