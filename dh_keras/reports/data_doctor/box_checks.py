@@ -11,7 +11,7 @@ from dh_keras.config.schema import Config
 from dh_keras.data.formats.findings import Finding
 from dh_keras.modeling.constants import LEVEL_STRIDES
 from dh_keras.reports.data_doctor.anchor_coverage import match_to_anchors, resize_to_config
-from dh_keras.reports.data_doctor.checks import boxes_by_image
+from dh_keras.reports.data_doctor.data_checks import boxes_by_image
 from dh_keras.reports.data_doctor.examined import Examined
 from dh_keras.reports.heads.statistics import size_masks
 

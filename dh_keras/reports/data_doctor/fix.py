@@ -14,7 +14,7 @@ from dh_keras.data.formats.coco_entries import (
 )
 from dh_keras.errors import DataError
 from dh_keras.files import is_utf8, new_file, require_absent, write_json
-from dh_keras.reports.data_doctor.checks import box_format_findings, boxes_as_stored
+from dh_keras.reports.data_doctor.data_checks import box_format_findings, boxes_as_stored
 from dh_keras.reports.data_doctor.examined import Examined
 from dh_keras.run.classes import MAX_ID
 

@@ -11,9 +11,9 @@ from dh_keras.config.schema import Config
 from dh_keras.data.formats.findings import Finding
 from dh_keras.files import write_text
 from dh_keras.reports.data_doctor.box_checks import COVERAGE_IOUS
-from dh_keras.reports.data_doctor.charts import overview
 from dh_keras.reports.data_doctor.examined import Diagnosis, Examined, class_names_of
 from dh_keras.reports.data_doctor.kinds import KINDS, SEVERITIES, worst_first
+from dh_keras.reports.data_doctor.overview import overview
 from dh_keras.reports.data_doctor.sheets import contact_sheet, draw_picture
 
 SHOWN_PER_KIND = 12

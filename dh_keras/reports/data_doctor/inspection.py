@@ -11,7 +11,7 @@ from dh_keras.data.formats.findings import Finding
 from dh_keras.errors import DataError
 from dh_keras.files import new_folder, require_absent
 from dh_keras.reports.data_doctor.box_checks import anchor_coverage, anchor_findings, unusual_boxes
-from dh_keras.reports.data_doctor.checks import (
+from dh_keras.reports.data_doctor.data_checks import (
     annotation_findings,
     boxed_twice,
     duplicate_images,
