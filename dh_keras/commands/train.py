@@ -1,10 +1,9 @@
 """Train a detector; on generated shapes if no data is given."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, make_main
 from dh_keras.config.load import DEFAULT_CONFIG, load_config
 from dh_keras.errors import ConfigError
 from dh_keras.run.run_folder import CONFIG_FILE, next_free_run, open_run
@@ -69,5 +68,4 @@ def run(args: argparse.Namespace) -> None:
         analyze_run(trained.path)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_command(make_parser(), run, argv)
+main = make_main(make_parser, run)

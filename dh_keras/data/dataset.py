@@ -101,6 +101,11 @@ class CocoDataset:
         return "\n".join(lines)
 
 
+def has_size(xywh: np.ndarray) -> np.ndarray:
+    """Return bool[M], which COCO boxes float[M, 4] are finite and have a width and a height."""
+    return np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] > 0).all(axis=1)
+
+
 def boxes_from_xywh(xywh: np.ndarray) -> np.ndarray:
     """Convert COCO boxes to the package's order.
 
@@ -160,7 +165,7 @@ def build_dataset(
 def _flatten(columns: dict[str, Any], sizes: np.ndarray, category_ids: np.ndarray) -> dict[str, Any]:
     """Clip, drop what cannot be used, and sort the targets by image (order within an image as in the file)."""
     xywh, image = columns["xywh"], columns["image"]
-    usable = np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] > 0).all(axis=1)
+    usable = has_size(xywh)
     with np.errstate(invalid="ignore", over="ignore"):
         whole = boxes_from_xywh(xywh)
         limit = np.tile(sizes[image].astype(np.float64), 2)

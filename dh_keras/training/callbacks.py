@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from tqdm import tqdm
 
+from dh_keras.evaluation.coco_metrics import format_number
 from dh_keras.run.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
 from dh_keras.run.weights import save_weights
 from dh_keras.training.progress import Progress, ProgressBar
@@ -134,7 +135,7 @@ class RunRecorder(EvaluationHelper):
     def _evaluate(self, epoch: int) -> dict[str, float | None]:
         """Keep the weights if they are the best, and return the columns of the row."""
         metrics = self.evaluate()
-        shown = {name: "n/a" if metrics[name] is None else f"{metrics[name]:.3f}" for name in AP_COLUMNS}
+        shown = {name: format_number(metrics[name]) for name in AP_COLUMNS}
         tqdm.write(f"epoch {epoch}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
         ap = metrics["AP"] or 0.0
         if self.progress.best_ap is None or ap > self.progress.best_ap:

@@ -76,10 +76,12 @@ def train(
     """
     output = Path(output)
     with join_workers(strategy, timeout=worker_timeout) as workers:
-        config = _check_start(config, output, resume=resume, workers=workers)
+        begun = open_run(output) if resume else None
+        config = config or begun.config
+        _check_start(config, output, resume=resume, workers=workers)
         distribution = make_strategy(strategy)
-        config = _resolve(config, output, resume=resume)
-        job = _prepare(config, output, distribution=distribution, resume=resume, init=init, workers=workers)
+        config = _resolve(config, begun)
+        job = _prepare(config, output, distribution=distribution, begun=begun, init=init, workers=workers)
         if job.progress.recorded_step == job.data.length.steps and (output / PICTURES_DIR).is_dir():
             print(f"{output}: has finished all its {job.data.length.steps} steps; nothing to go on with")
             return job.run
@@ -93,26 +95,22 @@ def train(
         return job.run
 
 
-def _check_start(config: Config | None, output: Path, *, resume: bool, workers: Workers) -> Config:
-    """Refuse what cannot be begun before anything costly; return the config that was given, or the run's."""
-    if resume:
-        own = open_run(output).config
-        config = config or own
-    elif workers.is_chief:
+def _check_start(config: Config, output: Path, *, resume: bool, workers: Workers) -> None:
+    """Refuse what cannot be begun before anything costly."""
+    if workers.is_chief and not resume:
         require_new_folder(output, CHOOSE_OR_RESUME)
     if workers.is_chief:
         require_writable(output, 0)
     facts = program_facts(addresses=workers.cluster.addresses, resume=resume)
     workers.agree({**facts, **config_facts(config)})
-    return config
 
 
-def _resolve(config: Config, output: Path, *, resume: bool) -> Config:
-    """Return the config with its backbone's architecture, for which TensorFlow may compute."""
+def _resolve(config: Config, begun: RunFolder | None) -> Config:
+    """Return the config with its backbone's architecture, for which TensorFlow may compute; `begun` is resumed."""
     backbone = resolve_backbone(config.model.backbone)
     config = replace(config, model=replace(config.model, backbone=backbone))
-    if resume:
-        check_config(config, open_run(output))
+    if begun is not None:
+        check_config(config, begun)
     return config
 
 
@@ -143,23 +141,23 @@ def _prepare(
     output: Path,
     *,
     distribution: tf.distribute.Strategy,
-    resume: bool,
+    begun: RunFolder | None,
     init: str | Path | None,
     workers: Workers,
 ) -> Job:
-    """Read the data, build the model, and make the run folder or take up where it stands."""
+    """Read the data, build the model, and make the run folder or take up the one that was begun."""
     data = _load_in_turn(config, workers)
     run = RunFolder(output, config, tuple(data.train.categories))
-    if resume:
-        check_classes(data.train.categories, open_run(output), data.train.annotations_path)
+    if begun is not None:
+        check_classes(data.train.categories, begun, data.train.annotations_path)
     with distribution.scope():
-        model = _build(config, data, distribution, pretrained=not resume and init is None)
-        if init is not None and not resume:
+        model = _build(config, data, distribution, pretrained=begun is None and init is None)
+        if init is not None and begun is None:
             skipped = initialize_weights(model, init, data.train.categories)
             print(f"initial weights: {init}, {len(skipped)} predictor arrays skipped")
             for line in skipped:
                 print(f"  skipped {line}")
-    progress = _resume(model, data, run) if resume else _begin(model, data, run, workers)
+    progress = _begin(model, data, run, workers) if begun is None else _resume(model, data, run)
     saved = [*model.weights, *model.optimizer.variables]
     workers.agree({"step to go on from": progress.step, **weights_facts(saved)})
     detector = Detector.from_model(model, run.categories, min_size=config.data.min_size, max_size=config.data.max_size)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dh_keras.data.dataset import has_size
 from dh_keras.data.formats.findings import Finding
 
 _NEARLY_ALL = 0.95
@@ -26,7 +27,7 @@ def unlike_coco(split: str, bboxes: Sequence[object], xywh: np.ndarray) -> list[
         message = f"{len(longer)} of {len(bboxes)} boxes have more than four numbers, such as {longer[0]!r:.80}"
         refusal = f"{message}; write x, y, width and height of upright boxes"
         return [Finding("long_boxes", split, message, refusal=refusal)]
-    boxes = xywh[np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] > 0).all(axis=1)]
+    boxes = xywh[has_size(xywh)]
     shares = ((boxes >= 0) & (boxes <= 1)).all(axis=1) & (boxes[:, 2:] < 1).any(axis=1)
     if len(boxes) and shares.sum() >= _NEARLY_ALL * len(boxes):
         message = (
@@ -46,7 +47,7 @@ def corners(split: str, xywh: np.ndarray, sizes: np.ndarray, *, tolerance: float
         sizes: [M, 2], (height, width) of the image of each box in pixels.
         tolerance: pixels that are no reaching out.
     """
-    usable = np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] > 0).all(axis=1)
+    usable = has_size(xywh)
     boxes, limits = xywh[usable], sizes[usable, ::-1] + tolerance
     outside = (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
     inside = (boxes[:, :2] >= 0).all() and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= limits).all()
