@@ -1,7 +1,7 @@
 """The tree of settings, with what each may be beside it.
 
-The defaults are the plain Double-Head R-CNN with ResNet-50 and the authors' 1x recipe on COCO (paper, section 5); the
-files in configs/ say only what differs.
+The defaults are the plain Double-Head R-CNN with ResNet-50 and the authors' 1x recipe on COCO (paper, section 5), but
+that biases learn as all else does; the files in configs/ say only what differs.
 """
 
 from dataclasses import dataclass, field
@@ -298,6 +298,9 @@ class TrainConfig:
         warmup_factor: share of the learning rate that the warm-up starts from.
         momentum: of SGD.
         l2: added to the gradient as l2 * weight, before momentum.
+        bias_lr_factor: biases (of convolutions and fully connected layers, and the offsets of trainable norms) learn
+            with so many times the learning rate; the authors' recipe has 2.
+        bias_l2: l2 of these biases; null takes l2, the authors' recipe has 0.
         clip_norm: largest global norm of the gradients; 0 does not clip.
         precision: of the layers; "mixed_float16" comes with a dynamic loss scale. Weights, boxes and losses are float32
             in each.
@@ -321,6 +324,8 @@ class TrainConfig:
     warmup_factor: float = option(1.0 / 3.0, least=0, most=1)
     momentum: float = option(0.9, least=0, most=1)
     l2: float = option(1e-4, least=0)
+    bias_lr_factor: float = option(1.0, above=0)
+    bias_l2: float | None = option(None, least=0)
     clip_norm: float = option(0.0, least=0)
     precision: str = option("float32", choices=("float32", "mixed_bfloat16", "mixed_float16"))
     recompute: bool = False

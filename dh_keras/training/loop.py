@@ -219,7 +219,14 @@ def _build(
         precision=settings.precision,
         recompute_heads=settings.recompute,
     )
-    optimizer = RecipeSGD(schedule, momentum=settings.momentum, l2=settings.l2, clip_norm=settings.clip_norm or None)
+    optimizer = RecipeSGD(
+        schedule,
+        momentum=settings.momentum,
+        l2=settings.l2,
+        bias_lr_factor=settings.bias_lr_factor,
+        bias_l2=settings.bias_l2,
+        clip_norm=settings.clip_norm or None,
+    )
     if settings.precision == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
         print("note: train.precision mixed_float16 has no fast kernels on a CPU; float32 is quicker here")
     model.compile(optimizer=optimizer, jit_compile=False)

@@ -7,6 +7,9 @@ import tensorflow as tf
 
 from dh_keras.modeling.keras_hooks import ClipsSummedGradients, slot_of
 
+# What PyTorch calls bias: of convolutions and fully connected layers, and the offset of a norm.
+BIAS_NAMES = ("bias", "beta")
+
 
 @keras.saving.register_keras_serializable(package="dh_keras")
 class RecipeSGD(ClipsSummedGradients, keras.optimizers.SGD):
@@ -18,7 +21,9 @@ class RecipeSGD(ClipsSummedGradients, keras.optimizers.SGD):
     Args:
         learning_rate: number or schedule.
         momentum: share of the velocity that is kept.
-        l2: added to the clipped gradient as l2 * weight, for every trainable variable.
+        l2: added to the clipped gradient as l2 * weight, for every trainable variable but biases.
+        bias_lr_factor: the learning rate of biases is so many times that of the other variables.
+        bias_l2: the l2 of biases; None takes l2.
         clip_norm: largest global norm of the gradients; None does not clip.
     """
 
@@ -28,6 +33,8 @@ class RecipeSGD(ClipsSummedGradients, keras.optimizers.SGD):
         *,
         momentum: float = 0.9,
         l2: float = 0.0,
+        bias_lr_factor: float = 1.0,
+        bias_l2: float | None = None,
         clip_norm: float | None = None,
         name: str = "recipe_sgd",
         **kwargs: Any,
@@ -35,17 +42,28 @@ class RecipeSGD(ClipsSummedGradients, keras.optimizers.SGD):
         kwargs.pop("global_clipnorm", None)
         super().__init__(learning_rate, momentum=momentum, global_clipnorm=clip_norm, name=name, **kwargs)
         self.l2 = l2
+        self.bias_lr_factor = bias_lr_factor
+        self.bias_l2 = l2 if bias_l2 is None else bias_l2
+
+    def build(self, variables: list[Any]) -> None:
+        """Create the velocities, and find out which variables are biases: those that their layer calls so."""
+        super().build(variables)
+        self._are_biases = [variable.name in BIAS_NAMES for variable in variables]
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
         """Update one variable and its velocity."""
-        gradient = tf.cast(gradient, variable.dtype) + self.l2 * tf.convert_to_tensor(variable)
+        factor, l2 = 1.0, self.l2
+        if slot_of(self, self._are_biases, variable):
+            factor, l2 = self.bias_lr_factor, self.bias_l2
+        gradient = tf.cast(gradient, variable.dtype) + l2 * tf.convert_to_tensor(variable)
         if self.momentum:
             velocity = slot_of(self, self.momentums, variable)
             gradient += self.momentum * tf.convert_to_tensor(velocity)
             self.assign(velocity, gradient)
-        self.assign_sub(variable, tf.cast(learning_rate, variable.dtype) * gradient)
+        self.assign_sub(variable, tf.cast(factor * learning_rate, variable.dtype) * gradient)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         config = super().get_config()
-        return {**config, "l2": self.l2, "clip_norm": config.pop("global_clipnorm")}
+        own = {name: getattr(self, name) for name in ("l2", "bias_lr_factor", "bias_l2")}
+        return {**config, **own, "clip_norm": config.pop("global_clipnorm")}

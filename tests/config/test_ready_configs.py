@@ -59,6 +59,8 @@ AUTHORS = {
     "train.epochs": None,
     "train.drops": [120_000, 160_000],
     "train.warmup_factor": 1 / 3,
+    "train.bias_lr_factor": 2.0,
+    "train.bias_l2": 0.0,
     "model.rpn.post_nms_train": 2000,
     "model.rpn.ignore_border": True,
     "model.rpn.low_quality_iou": 0.0,
@@ -135,6 +137,8 @@ PUBLISHED = {
         "train.steps": None,
         "train.drops": [8, 11],
         "train.warmup_factor": 0.001,
+        "train.bias_lr_factor": 1.0,
+        "train.bias_l2": None,
     },
 }
 

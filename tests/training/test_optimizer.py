@@ -8,16 +8,17 @@ import tensorflow as tf
 from dh_keras.training.optimizer import RecipeSGD
 
 
-def plain_sgd(weights, gradients, rates, *, momentum, l2, clip_norm):
-    """torch.optim.SGD(momentum, weight_decay=l2) after clip_grad_norm_, in float64."""
+def plain_sgd(weights, gradients, rates, *, momentum, l2, clip_norm, biases=(), bias_lr_factor=1.0, bias_l2=0.0):
+    """torch.optim.SGD(momentum, weight_decay=l2) after clip_grad_norm_, in float64; biases are a group of their own."""
     weights = [np.array(w, np.float64) for w in weights]
     velocities = [np.zeros_like(w) for w in weights]
     for step_gradients, rate in zip(gradients, rates, strict=True):
         norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in step_gradients))
         factor = min(1.0, clip_norm / norm) if clip_norm else 1.0
         for index, gradient in enumerate(step_gradients):
-            velocities[index] = momentum * velocities[index] + gradient * factor + l2 * weights[index]
-            weights[index] = weights[index] - rate * velocities[index]
+            decay = bias_l2 if index in biases else l2
+            velocities[index] = momentum * velocities[index] + gradient * factor + decay * weights[index]
+            weights[index] = weights[index] - rate * (bias_lr_factor if index in biases else 1.0) * velocities[index]
     return weights
 
 
@@ -42,6 +43,29 @@ def test_steps_across_a_drop_of_the_learning_rate_follow_pytorchs_rule(momentum,
         np.testing.assert_allclose(variable.numpy(), value, rtol=1e-5, atol=1e-6)
 
 
+def test_ten_steps_with_faster_biases_that_do_not_decay_follow_the_authors_parameter_groups():
+    """The offset of a norm is called bias in PyTorch; its scale, and the kernels, learn as ever."""
+    layers = [keras.layers.Conv2D(2, 1), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((2, 2, 1)), *layers])
+    variables = model.trainable_variables
+    biases = [index for index, v in enumerate(variables) if v.path.rsplit("/", 1)[1] not in ("kernel", "gamma")]
+    assert [variables[index].path.rsplit("/", 1)[1] for index in biases] == ["bias", "beta", "bias"]
+    random = np.random.default_rng(4)
+    start = [random.normal(size=v.shape).astype(np.float32) for v in variables]
+    gradients = [[random.normal(size=w.shape).astype(np.float32) for w in start] for _ in range(10)]
+    for variable, value in zip(variables, start, strict=True):
+        variable.assign(value)
+    optimizer = RecipeSGD(0.1, momentum=0.9, l2=0.01, bias_lr_factor=2.0, bias_l2=0.0, clip_norm=2.0)
+    for step_gradients in gradients:
+        optimizer.apply([tf.constant(g) for g in step_gradients], variables)
+    group = {"biases": biases, "bias_lr_factor": 2.0, "bias_l2": 0.0}
+    expected = plain_sgd(start, gradients, [0.1] * 10, momentum=0.9, l2=0.01, clip_norm=2.0, **group)
+    alike = plain_sgd(start, gradients, [0.1] * 10, momentum=0.9, l2=0.01, clip_norm=2.0)
+    for index, (variable, value) in enumerate(zip(variables, expected, strict=True)):
+        np.testing.assert_allclose(variable.numpy(), value, rtol=1e-5, atol=1e-6)
+        assert np.allclose(value, alike[index]) == (index not in biases)
+
+
 def test_a_variable_without_a_gradient_is_left_alone():
     variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
     optimizer = RecipeSGD(0.1, l2=0.5)
@@ -52,6 +76,7 @@ def test_a_variable_without_a_gradient_is_left_alone():
 
 
 def test_the_optimizer_comes_back_from_its_config():
-    optimizer = RecipeSGD(0.25, momentum=0.5, l2=0.125, clip_norm=3.0)
+    optimizer = RecipeSGD(0.25, momentum=0.5, l2=0.125, bias_lr_factor=2.0, bias_l2=0.5, clip_norm=3.0)
     copy = RecipeSGD.from_config(optimizer.get_config())
-    assert (float(copy.learning_rate), copy.momentum, copy.l2, copy.global_clipnorm) == (0.25, 0.5, 0.125, 3.0)
+    assert (float(copy.learning_rate), copy.momentum, copy.global_clipnorm) == (0.25, 0.5, 3.0)
+    assert (copy.l2, copy.bias_lr_factor, copy.bias_l2) == (0.125, 2.0, 0.5)
