@@ -35,8 +35,7 @@ def run_training_benchmark(
 
     Args:
         config: the detector.
-        cases: what to measure in float32, with its parts, in mixed bfloat16, and with recomputed heads where the
-            conv-head's norm allows it.
+        cases: what to measure in float32, with its parts, in mixed bfloat16, and with recomputed heads.
         growth: measure `GROWTH` instead, each change by itself from `GROWTH_BASE`.
         repeats: steps of which each time is the median.
         peer: a key of `PEERS` whose training step is measured on the same sizes, or None.
@@ -47,7 +46,7 @@ def run_training_benchmark(
     machine = describe_machine()
     print("machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
     rows, peers = [], []
-    modes = growth_cases() if growth else [mode for case in cases for mode in modes_of(case, config)]
+    modes = growth_cases() if growth else [mode for case in cases for mode in modes_of(case)]
     for mode in modes:
         print(f"running {mode.title}")
         stages = not growth and mode in cases
@@ -74,10 +73,9 @@ def make_cases(sizes: Sequence[tuple[int, int]] | None, batches: Sequence[int] |
     ]
 
 
-def modes_of(case: Case, config: ModelConfig) -> list[Case]:
-    """The case as it is, in mixed bfloat16, and recomputed unless statistics over RoIs forbid that."""
-    modes = [case, replace(case, precision="mixed_bfloat16")]
-    return modes if config.conv_head.norm in ("batch", "sync") else [*modes, replace(case, recompute=True)]
+def modes_of(case: Case) -> list[Case]:
+    """The case as it is, in mixed bfloat16, and recomputed."""
+    return [case, replace(case, precision="mixed_bfloat16"), replace(case, recompute=True)]
 
 
 def growth_cases() -> list[Case]:

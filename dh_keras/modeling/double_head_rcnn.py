@@ -14,6 +14,7 @@ import tensorflow as tf
 from dh_keras.config.schema import RoIConfig, RPNConfig
 from dh_keras.modeling.constants import PYRAMID_LEVELS, ROI_OUTPUT_SIZE
 from dh_keras.modeling.detections import Detections, class_probs, select_detections, surviving_rois
+from dh_keras.modeling.layers.recomputation import recomputed
 from dh_keras.modeling.proposals import Proposals, generate_proposals, pyramid_anchors
 from dh_keras.modeling.training_step import TrainingStep
 from dh_keras.modeling.variants import Variant
@@ -181,7 +182,7 @@ class DoubleHeadRCNN(TrainingStep):
         for spec in specs:
             head = functools.partial(self.heads[spec.name], training=training)
             if training and self.recompute_heads:
-                head = tf.recompute_grad(head)
+                head = recomputed(head)
             predictions = head(roi_features[spec.kind])
             outputs |= {f"{spec.kind}_{name}": prediction for name, prediction in predictions.items()}
         return outputs

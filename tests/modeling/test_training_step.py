@@ -88,16 +88,29 @@ def test_without_any_foreground_the_box_loss_is_zero_and_the_gradients_finite(ma
     assert all(np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients.values() if g is not None)
 
 
-@pytest.mark.parametrize("variant", ["double_head", "double_head_ext"])
-def test_recomputed_heads_have_the_same_gradients(batch, tiny_overrides, variant):
-    overrides = [*tiny_overrides, f"model.variant={variant}", "model.conv_head.norm=group"]
+def statistics_of(detector):
+    return {path: v.numpy() for path, v in variables_by_path(detector).items() if "moving" in path}
+
+
+@pytest.mark.parametrize(
+    ("variant", "norm"), [("double_head", "group"), ("double_head_ext", "group"), ("double_head", "batch")]
+)
+def test_recomputed_heads_have_the_same_gradients_and_moving_statistics(batch, tiny_overrides, variant, norm):
+    overrides = [*tiny_overrides, f"model.variant={variant}", f"model.conv_head.norm={norm}"]
     config = load_config(overrides=[*overrides, "model.conv_head.non_local.channels=8"]).model
-    found = []
+    found, moved = [], []
     for recompute in (False, True):
         detector = assemble_detector(config, num_classes=3, recompute_heads=recompute)
         detector.compile(RecipeSGD(0.01), jit_compile=False)
+        before = statistics_of(detector)
         found.append(tf.function(lambda detector=detector: losses_and_gradients(detector, batch), autograph=False)())
+        moved.append({path: value - before[path] for path, value in statistics_of(detector).items()})
     assert_same(found[1], found[0], tolerance=1e-5)
+    in_the_head = [np.abs(move).max() for path, move in moved[0].items() if "conv_head" in path]
+    assert len(in_the_head) == (0 if norm == "group" else 14)
+    assert max(in_the_head, default=0.2) > 0.1
+    for path, move in moved[0].items():
+        np.testing.assert_allclose(moved[1][path], move, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("mixed_bfloat16", "bfloat16"), ("mixed_float16", "float16")])

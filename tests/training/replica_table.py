@@ -1,11 +1,12 @@
 """Train the same global batches on 1, 2 and 4 logical CPU devices and in 2 processes; print how far the runs differ.
 
-    python tests/training/replica_table.py --steps 100 [--all-anchors] [--devices 2 4] [--workers 2]
+    python tests/training/replica_table.py --steps 100 [--all-anchors] [--devices 2 4] [--workers 2] [--recompute]
 
 Compared with one device: the largest relative difference of any logged loss of any step, and the largest difference of
 any trained weight, moving statistic and momentum after the last step. With momentum, L2, clipping, sync batch norm in
 backbone and conv-head, and a frozen first stage. The row "1, reversed" is one device with every batch in reversed
 order: what rounding alone does. With --all-anchors no choice hangs on rounding: every anchor and every RoI counts.
+With --recompute the replicas compute their heads twice, the one device does not.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def train(args):
     strategy = make_strategy(args, tf)
     config = load_config(overrides=[*conftest.TINY, *OVERRIDES, *(ALL_ANCHORS if args.all_anchors else ())])
     with strategy.scope():
-        detector = assemble_detector(config.model, num_classes=3)
+        detector = assemble_detector(config.model, num_classes=3, recompute_heads=args.recompute)
         detector.compile(RecipeSGD(0.01, momentum=0.9, l2=1e-3, clip_norm=5.0), jit_compile=False)
         detector.optimizer.build(detector.trainable_variables)
     start = {v.path: keras.ops.convert_to_numpy(v) for v in detector.variables}
@@ -129,6 +130,8 @@ def start_children(args, path, *, devices=1, workers=1, order="plain"):
     command = [sys.executable, __file__, "--steps", str(args.steps), "--devices", str(devices), "--write", str(path)]
     command += ["--workers", str(workers), "--order", order]
     command += [f"--{name.replace('_', '-')}" for name in ("all_anchors", "fast_tracing") if getattr(args, name)]
+    if args.recompute and (devices, workers) != (1, 1):
+        command.append("--recompute")
     # oneDNN's convolution gradients crash when several CPU devices of one process share them.
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONPATH": str(TESTS.parent)}
     children = []
@@ -175,6 +178,7 @@ def main():
     parser.add_argument("--all-anchors", action="store_true")
     parser.add_argument("--devices", type=int, nargs="*", default=[2, 4])
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--json", action="store_true", help="one line for a test")
     parser.add_argument("--fast-tracing", action="store_true", help="without TensorFlow's graph optimisation")
     for name in ("--write", "--order"):

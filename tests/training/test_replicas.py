@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 
-def test_two_replicas_with_sync_batch_norm_take_the_steps_of_one_device():
+def test_two_replicas_with_sync_batch_norm_and_recomputed_heads_take_the_steps_of_one_device():
     script = Path(__file__).with_name("replica_table.py")
-    command = [sys.executable, str(script), "--steps", "3", "--all-anchors", "--devices", "2", "--json"]
+    command = [sys.executable, str(script), "--steps", "3", "--all-anchors", "--devices", "2", "--recompute", "--json"]
     run = subprocess.run([*command, "--fast-tracing"], capture_output=True, text=True, timeout=900, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     found = json.loads(run.stdout.splitlines()[-1])["2 devices"]

@@ -1,6 +1,9 @@
 """The four kinds of normalisation that a convolution can be followed by, and what is left of one that was folded."""
 
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -10,6 +13,18 @@ from dh_keras.modeling.constants import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM,
 
 # A layer's `norm` when there is none: its convolution has a bias instead. See `folding.py`.
 FOLDED = "folded"
+
+_at_rest = ContextVar("moving statistics are at rest", default=False)
+
+
+@contextlib.contextmanager
+def statistics_at_rest() -> Iterator[None]:
+    """Norms that are called meanwhile in this thread normalise as ever, but leave their moving statistics alone."""
+    token = _at_rest.set(True)
+    try:
+        yield
+    finally:
+        _at_rest.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
@@ -52,6 +67,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def move_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
         """Let the moving statistics follow those of a batch, float32 [C] each, the variance unbiased."""
+        if _at_rest.get():
+            return
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving.value * self.momentum + value * (1.0 - self.momentum))
 
