@@ -3,7 +3,10 @@
 TensorFlow is not imported here, so data can be checked anywhere.
 """
 
+import contextlib
+import itertools
 import os
+import stat
 import struct
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from dh_keras.data.scan_cache import read_headers, write_headers
 from dh_keras.errors import DataError, one_line
 
 # EXIF is looked for in this many leading bytes and JPEG segments only; `transforms.exif_orientation` does the same.
@@ -20,26 +24,74 @@ EXIF_MAX_SEGMENTS = 64
 EXIF_MAX_ENTRIES = 512
 
 _TAIL = 4096
+_AT_ONCE = 256
 
 
 def check_images_on_disk(
     path: Path, images_dir: Path, paths: list[str], declared: list[tuple[int, int] | None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return int32[N, 2] upright sizes and int32[N] orientations, or raise for the first bad file."""
-    missing = [name for name in paths if not os.path.isfile(name)]
-    if missing:
-        near = near_name(images_dir, missing[0])
-        raise DataError(
-            f"annotations {path}: {len(missing)} of {len(paths)} image files are missing, the first is {missing[0]}; "
-            + (f"there is {near}; correct file_name" if near else "check the image folder")
-        )
+    """Return int32[N, 2] upright sizes and int32[N] orientations, or raise for the first bad file.
+
+    Only files that are new or changed since the last start are opened; see `scan_cache`.
+    """
     with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
-        found = list(pool.map(upright_frame, paths, declared))
+        stamps = np.concatenate(list(pool.map(_stamps, _slices(paths))))
+        missing = np.flatnonzero(stamps[:, 0] < 0)
+        if len(missing):
+            first = paths[missing[0]]
+            near = near_name(images_dir, first)
+            raise DataError(
+                f"annotations {path}: {len(missing)} of {len(paths)} image files are missing, the first is {first}; "
+                + (f"there is {near}; correct file_name" if near else "check the image folder")
+            )
+        root = os.path.join(os.path.abspath(images_dir), "")
+        names = [one.removeprefix(root) for one in paths]
+        headers = read_headers(path, names, stamps)
+        unknown = np.flatnonzero(headers[:, 0] == 0)
+        read = pool.map(_headers, _slices([paths[row] for row in unknown]))
+        faults: dict[int, DataError] = {}
+        for row, header in zip(unknown.tolist(), itertools.chain.from_iterable(read), strict=True):
+            if isinstance(header, DataError):
+                faults[row] = header
+            else:
+                (headers[row, 0], headers[row, 1]), headers[row, 2] = header
+    if len(unknown):
+        write_headers(path, names, stamps, headers)
+    found = [
+        str(faults[row]) if row in faults else _frame(paths[row], (height, width), orientation, declared[row])
+        for row, (height, width, orientation) in enumerate(headers.tolist())
+    ]
     problems = [item for item in found if isinstance(item, str)]
     if problems:
         others = f" ({len(problems) - 1} more images have problems)" if len(problems) > 1 else ""
         raise DataError(f"{problems[0]}{others}")
     return np.array([size for size, _ in found], np.int32), np.array([turn for _, turn in found], np.int32)
+
+
+def _slices(paths: list[str]) -> list[list[str]]:
+    """Handing single files to threads would take longer than looking at them."""
+    return [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
+
+
+def _stamps(paths: list[str]) -> np.ndarray:
+    """Return int64[., 2], size and time of each file, -1 where there is none."""
+    stamps = np.full((len(paths), 2), -1, np.int64)
+    for row, path in enumerate(paths):
+        with contextlib.suppress(OSError, ValueError):
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode):
+                stamps[row] = status.st_size, status.st_mtime_ns
+    return stamps
+
+
+def _headers(paths: list[str]) -> list[tuple[tuple[int, int], int] | DataError]:
+    headers: list[tuple[tuple[int, int], int] | DataError] = []
+    for path in paths:
+        try:
+            headers.append(_read_header(path))
+        except DataError as error:
+            headers.append(error)
+    return headers
 
 
 def near_name(folder: str | Path, path: str) -> str | None:
@@ -94,10 +146,16 @@ def upright_frame(path: str, declared: tuple[int, int] | None) -> tuple[tuple[in
         raw, orientation = _read_header(path)
     except DataError as error:
         return str(error)
-    frame = choose_frame(raw, orientation, declared)
+    return _frame(path, raw, orientation, declared)
+
+
+def _frame(
+    path: str, stored: tuple[int, int], orientation: int, declared: tuple[int, int] | None
+) -> tuple[tuple[int, int], int] | str:
+    frame = choose_frame(stored, orientation, declared)
     if frame is not None:
         return frame
-    shown = f"{raw[1]}x{raw[0]}" + (f" (EXIF orientation {orientation})" if orientation != 1 else "")
+    shown = f"{stored[1]}x{stored[0]}" + (f" (EXIF orientation {orientation})" if orientation != 1 else "")
     return (
         f"image {path}: the file is {shown} but its annotation says {declared[1]}x{declared[0]} (width x height); "
         "correct width and height, and the boxes if they belong to another size"

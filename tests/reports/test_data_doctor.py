@@ -131,8 +131,8 @@ def test_the_script_reports_and_exits_with_1(faulty, tmp_path, capsys):
     report = json.loads((out / "report.json").read_text())
     assert {row["kind"]: row["count"] for row in report["summary"]}["degenerate_box"] == 2
     assert report["splits"][0]["classes"]["ghost"] == 0
-    check_fixed(faulty, fixed, shown.out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fixed.json", "report"]
+    check_fixed(faulty, fixed, shown.out)
 
 
 def check_page(page):
