@@ -42,6 +42,7 @@ setup(
         "tf-models-official>=2.20,<2.21",
         "pycocotools>=2.0.11,<2.1",
         "numpy>=2.0,<2.5",
+        "msgspec>=0.20,<1",
         "omegaconf>=2.3,<2.5",
         "Pillow>=11,<14",
         "tqdm>=4.66,<5",

@@ -22,6 +22,33 @@ if TYPE_CHECKING:
 CLIP_TOLERANCE = 1e-2
 
 
+@dataclass(frozen=True)
+class TruthBoxes:
+    """The file's boxes and crowds without degenerate ones, not clipped, in the order of the file; T rows.
+
+    Args:
+        images: int64[T], image index.
+        category_ids: int64[T], ids of this file.
+        xywh: float64[T, 4], left, top, width and height in pixels of the upright image.
+        areas: float64[T], pixels; those of the boxes where the file has none.
+        crowd: bool[T].
+    """
+
+    images: np.ndarray
+    category_ids: np.ndarray
+    xywh: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+
+    def by_image(self, num_images: int) -> "list[TruthBoxes]":
+        """Return the rows of each image."""
+        order = np.argsort(self.images, kind="stable")
+        ends = np.cumsum(np.bincount(self.images, minlength=num_images))
+        columns = (self.images, self.category_ids, self.xywh, self.areas, self.crowd)
+        parts = [np.split(column[order], ends[:-1]) for column in columns]
+        return [TruthBoxes(*rows) for rows in zip(*parts, strict=True)]
+
+
 @dataclass
 class CocoDataset:
     """An annotation file and its images.
@@ -38,8 +65,9 @@ class CocoDataset:
         box_offsets: int64[N + 1], the boxes of image i are rows box_offsets[i]:box_offsets[i + 1].
         boxes: float32[M, 4], y1 x1 y2 x2 in pixels of the upright image, clipped to it; no crowd, none degenerate.
         classes: int32[M], class index of every box.
-        ground_truth: COCO dict for pycocotools: the file's boxes and crowds without degenerate ones, not clipped,
-            with annotation ids 1..n, area and iscrowd always present, and the file's own category ids.
+        truth: what detections are compared with.
+        file_names: of the images, as in the file.
+        category_rows: the categories as in the file, with integer ids.
         counts: what was found and mended, by name.
     """
 
@@ -54,7 +82,9 @@ class CocoDataset:
     box_offsets: np.ndarray
     boxes: np.ndarray
     classes: np.ndarray
-    ground_truth: dict = field(repr=False)
+    truth: TruthBoxes = field(repr=False)
+    file_names: list[str] = field(repr=False)
+    category_rows: list[dict] = field(repr=False)
     counts: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -70,6 +100,26 @@ class CocoDataset:
     def class_names(self) -> tuple[str, ...]:
         """Name of every class, by class index."""
         return tuple(category.name for category in self.categories)
+
+    def coco_tree(self) -> dict:
+        """Make the COCO dict of `truth` that pycocotools reads without a trap.
+
+        It drops id 0, merges equal ids and needs area and iscrowd. Memory goes to this as long as it is kept: about
+        half a kilobyte for each box.
+        """
+        truth, keys = self.truth, ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+        values = (self.image_ids[truth.images], truth.category_ids, truth.xywh, truth.areas, truth.crowd.astype(int))
+        rows = zip(range(1, len(truth.xywh) + 1), *(value.tolist() for value in values), strict=True)
+        return {
+            "images": [
+                {"id": number, "file_name": name, "height": height, "width": width}
+                for number, name, (height, width) in zip(
+                    self.image_ids.tolist(), self.file_names, self.sizes.tolist(), strict=True
+                )
+            ],
+            "annotations": [dict(zip(keys, row, strict=True)) for row in rows],
+            "categories": self.category_rows,
+        }
 
     def bytes_reader(self) -> "Callable[[tf.Tensor], tf.Tensor]":
         """Return a graph function from an image index, int[], to the bytes of its JPEG or PNG file, string[]."""
@@ -127,8 +177,6 @@ def build_dataset(
     kind: type[CocoDataset],
     *,
     columns: dict[str, Any],
-    category_rows: list[dict],
-    file_names: list[str],
     counts: dict[str, int],
     **fields: Any,
 ) -> CocoDataset:
@@ -138,25 +186,15 @@ def build_dataset(
         kind: `CocoDataset` or a subclass.
         columns: one row per annotation: image int64 (an image index), category int64 (an id of category_ids), iscrowd
             bool, xywh float64[., 4] in pixels, NaN where there is no box, and area float64, NaN where it is unknown.
-        category_rows: categories as COCO writes them, for pycocotools.
-        file_names: of the images, for pycocotools.
         counts: what else was found and mended, by name.
         fields: the fields of `kind` that are not made here.
     """
-    sizes, image_ids = fields["sizes"], fields["image_ids"]
-    flat = _flatten(columns, sizes, fields["category_ids"])
+    flat = _flatten(columns, fields["sizes"], fields["category_ids"])
     return kind(
         box_offsets=flat["offsets"],
         boxes=flat["boxes"],
         classes=flat["classes"],
-        ground_truth={
-            "images": [
-                {"id": number, "file_name": name, "height": height, "width": width}
-                for number, name, (height, width) in zip(image_ids.tolist(), file_names, sizes.tolist(), strict=True)
-            ],
-            "annotations": _ground_truth_rows(columns, flat["usable"], image_ids),
-            "categories": category_rows,
-        },
+        truth=_truth(columns, flat["usable"]),
         counts=_count(columns, flat, fields["orientations"]) | counts,
         **fields,
     )
@@ -200,15 +238,12 @@ def _count(columns: dict[str, Any], flat: dict[str, Any], orientations: np.ndarr
     }
 
 
-def _ground_truth_rows(columns: dict[str, Any], usable: np.ndarray, image_ids: np.ndarray) -> list[dict]:
-    """Build what pycocotools reads without a trap: it drops id 0, merges equal ids and needs area and iscrowd."""
-    xywh = columns["xywh"][usable]
-    areas = columns["area"][usable]
-    areas = np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas)
-    images = image_ids[columns["image"][usable]]
-    values = [images, columns["category"][usable], xywh, areas, columns["iscrowd"][usable].astype(int)]
-    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-    numbers = range(1, len(xywh) + 1)
-    return [
-        dict(zip(keys, row, strict=True)) for row in zip(numbers, *(value.tolist() for value in values), strict=True)
-    ]
+def _truth(columns: dict[str, Any], usable: np.ndarray) -> TruthBoxes:
+    xywh, areas = columns["xywh"][usable], columns["area"][usable]
+    return TruthBoxes(
+        images=columns["image"][usable],
+        category_ids=columns["category"][usable],
+        xywh=xywh,
+        areas=np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas),
+        crowd=columns["iscrowd"][usable],
+    )

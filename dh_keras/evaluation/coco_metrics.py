@@ -16,7 +16,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.dataset import CocoDataset, TruthBoxes
 from dh_keras.errors import DataError
 from dh_keras.evaluation.image_detections import ImageDetections
 
@@ -52,8 +52,9 @@ def evaluate_detections(
     evaluator = run_cocoeval(dataset, detections, limits=limits)
     limit, limit_100 = limits.index(max_detections), limits.index(100)
     precision = evaluator.eval["precision"][..., limit]  # [IoU, recall, class, area]
-    rows = dataset.ground_truth["annotations"]
-    counted = Counter(row["category_id"] for row in rows if row["image_id"] in image_ids and not row.get("iscrowd", 0))
+    truth = dataset.truth
+    counted_rows = np.isin(dataset.image_ids[truth.images], list(image_ids)) & ~truth.crowd
+    counted = Counter(truth.category_ids[counted_rows].tolist())
     order = [int(category_id) for category_id in evaluator.params.catIds]
     return {
         **_average_precisions(precision[..., _ALL]),
@@ -158,8 +159,8 @@ def run_cocoeval(
     """
     results = coco_results(dataset, detections)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _index(dataset.ground_truth, dataset.ground_truth["annotations"])
-        evaluator = COCOeval(truth, _index(dataset.ground_truth, results), "bbox")
+        tree = dataset.coco_tree()
+        evaluator = COCOeval(_index(tree, tree["annotations"]), _index(tree, results), "bbox")
         evaluator.params.imgIds = [int(entry.image_id) for entry in detections]
         evaluator.params.catIds = [int(category_id) for category_id in dataset.category_ids]
         evaluator.params.maxDets = list(limits)
@@ -220,7 +221,7 @@ def check_ground_truth(dataset: CocoDataset) -> None:
         for index, image_id in enumerate(dataset.image_ids.tolist())
     ]
     most = max(map(len, detections), default=0)
-    clipped = replace(dataset, ground_truth=_clipped(dataset.ground_truth))
+    clipped = replace(dataset, truth=_clipped(dataset.truth, dataset.sizes))
     metrics = evaluate_detections(clipped, detections, max_detections=max(100, most))
     ap = metrics["AP"]
     if ap is None:
@@ -234,17 +235,11 @@ def check_ground_truth(dataset: CocoDataset) -> None:
         )
 
 
-def _clipped(ground_truth: dict) -> dict:
+def _clipped(truth: TruthBoxes, sizes: np.ndarray) -> TruthBoxes:
     """Copy the ground truth with its boxes cut to their images."""
-    sizes = {image["id"]: (image["width"], image["height"]) for image in ground_truth["images"]}
-    annotations = []
-    for annotation in ground_truth["annotations"]:
-        x, y, width, height = annotation["bbox"]
-        image_width, image_height = sizes[annotation["image_id"]]
-        x1, y1 = max(x, 0), max(y, 0)
-        x2, y2 = min(x + width, image_width), min(y + height, image_height)
-        annotations.append({**annotation, "bbox": [x1, y1, x2 - x1, y2 - y1]})
-    return {**ground_truth, "annotations": annotations}
+    start, end = truth.xywh[:, :2], truth.xywh[:, :2] + truth.xywh[:, 2:]
+    start, end = np.maximum(start, 0), np.minimum(end, sizes[truth.images, ::-1])
+    return replace(truth, xywh=np.concatenate([start, end - start], axis=1))
 
 
 def format_table(metrics: dict) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from dh_keras.data.dataset import CocoDataset, boxes_from_xywh
+from dh_keras.data.dataset import CocoDataset, TruthBoxes, boxes_from_xywh
 from dh_keras.evaluation.coco_metrics import boxes_to_xywh, run_cocoeval
 from dh_keras.evaluation.image_detections import ImageDetections
 
@@ -129,16 +129,13 @@ def match_images(dataset: CocoDataset, detections: Sequence[ImageDetections], *,
         score: detections must score more than this.
     """
     class_of = {category_id: index for index, category_id in enumerate(dataset.category_ids.tolist())}
-    rows: dict[int, list[dict]] = {number: [] for number in dataset.image_ids.tolist()}
-    for row in dataset.ground_truth["annotations"]:
-        rows[row["image_id"]].append(row)
-    return [_match_image(rows[entry.image_id], class_of, entry, score) for entry in detections]
+    truth = dict(zip(dataset.image_ids.tolist(), dataset.truth.by_image(len(dataset)), strict=True))
+    return [_match_image(truth[entry.image_id], class_of, entry, score) for entry in detections]
 
 
-def _match_image(rows: list[dict], class_of: dict[int, int], entry: ImageDetections, score: float) -> ImageMatches:
-    crowd = np.array([bool(row.get("iscrowd", 0)) for row in rows], bool)
-    gt_boxes = boxes_from_xywh(np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4))
-    gt_classes = np.array([class_of[row["category_id"]] for row in rows], np.int64)
+def _match_image(truth: TruthBoxes, class_of: dict[int, int], entry: ImageDetections, score: float) -> ImageMatches:
+    crowd, gt_boxes = truth.crowd, boxes_from_xywh(truth.xywh)
+    gt_classes = np.array([class_of[number] for number in truth.category_ids.tolist()], np.int64)
     order = np.argsort(-np.asarray(entry.scores, np.float64), kind="stable")
     order = order[np.asarray(entry.scores)[order] > score]
     boxes = np.asarray(entry.boxes, np.float64).reshape(-1, 4)[order]

@@ -1,6 +1,5 @@
 """The model card: one Markdown page of what a run was trained on, what it reaches, how to use it and where it ends."""
 
-import json
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 import dh_keras
 from dh_keras.config.schema import Config
 from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.formats.coco_entries import read_json
 from dh_keras.evaluation.coco_metrics import format_number
 from dh_keras.reports.curves import Row, best_row
 from dh_keras.reports.run_data import SplitFacts, describe_split, describe_training_data, uses_shapes
@@ -142,8 +142,7 @@ def describe_licence(config: Config, val: CocoDataset) -> str:
     if uses_shapes(config.data) and Path(val.annotations_path).is_relative_to(config.data.shapes.directory):
         return "drawn by dh_keras itself; nobody else holds rights in it."
     path = Path(val.annotations_path)
-    tree = json.loads(path.read_text(encoding="utf-8-sig"))
-    licences = tree.get("licenses")
+    licences = read_json(path).get("licenses")
     rows = [row for row in licences if isinstance(row, dict)] if isinstance(licences, list) else []
     names = [" ".join(str(row[key]) for key in ("name", "url") if row.get(key)) for row in rows]
     if any(names):

@@ -111,8 +111,8 @@ def describe_training_data(run: RunFolder) -> SplitFacts | str:
 def describe_split(dataset: CocoDataset) -> SplitFacts:
     """Count images and boxes."""
     per_class = np.bincount(dataset.classes, minlength=dataset.num_classes).tolist()
-    areas = [row["area"] for row in dataset.ground_truth["annotations"] if not row.get("iscrowd", 0)]
-    sizes = {name: int(mask.sum()) for name, mask in size_masks(np.array(areas)).items() if name != "all"}
+    areas = dataset.truth.areas[~dataset.truth.crowd]
+    sizes = {name: int(mask.sum()) for name, mask in size_masks(areas).items() if name != "all"}
     folder = str(dataset.images_dir) if Path(dataset.annotations_path).suffix == ".json" else None
     return SplitFacts(
         source=str(dataset.annotations_path),

@@ -32,9 +32,9 @@ def evaluate_perfect_detections(dataset):
     """AP that pycocotools gives when the ground truth itself is the answer."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = dataset.ground_truth
+        truth.dataset = dataset.coco_tree()
         truth.createIndex()
-        rows = [row for row in dataset.ground_truth["annotations"] if not row["iscrowd"]]
+        rows = [row for row in dataset.coco_tree()["annotations"] if not row["iscrowd"]]
         detections = truth.loadRes([{**row, "score": 0.9} for row in rows])
         evaluation = COCOeval(truth, detections, "bbox")
         evaluation.evaluate()
@@ -91,8 +91,8 @@ def test_gaps_in_category_ids_leave_no_gap_in_classes(coco):
         coco.box(1, [0, 0, 5, 9], category_id=number)
     dataset = coco.load()
     assert dataset.classes.tolist() == [1, 2, 0]
-    assert [row["category_id"] for row in dataset.ground_truth["annotations"]] == [13, 90, 7]
-    assert dataset.ground_truth["categories"] == coco.tree["categories"]
+    assert [row["category_id"] for row in dataset.coco_tree()["annotations"]] == [13, 90, 7]
+    assert dataset.coco_tree()["categories"] == coco.tree["categories"]
 
 
 def test_given_categories_set_the_class_order_and_keep_the_ids_of_the_file(coco):
@@ -104,7 +104,7 @@ def test_given_categories_set_the_class_order_and_keep_the_ids_of_the_file(coco)
     assert dataset.categories == wanted
     assert dataset.category_ids.tolist() == [3, 1]
     assert dataset.classes.tolist() == [1, 0]
-    assert [row["category_id"] for row in dataset.ground_truth["annotations"]] == [1, 3]
+    assert [row["category_id"] for row in dataset.coco_tree()["annotations"]] == [1, 3]
 
 
 def test_other_category_names_are_refused_with_the_differences(coco):
@@ -131,7 +131,7 @@ def test_images_without_any_annotation_are_legal(coco):
     coco.image(20, 30)
     dataset = coco.load()
     assert (dataset.boxes.shape, dataset.box_offsets.tolist()) == ((0, 4), [0, 0])
-    assert dataset.ground_truth["annotations"] == []
+    assert dataset.coco_tree()["annotations"] == []
 
 
 def test_crowds_are_no_targets_but_stay_in_the_ground_truth(coco):
@@ -140,7 +140,7 @@ def test_crowds_are_no_targets_but_stay_in_the_ground_truth(coco):
     coco.box(1, [0, 0, 30, 20], iscrowd=1, area=345, segmentation={"counts": [5, 6], "size": [40, 60]})
     dataset = coco.load()
     assert dataset.boxes.tolist() == [[6, 5, 14, 12]]
-    crowd = dataset.ground_truth["annotations"][1]
+    crowd = dataset.coco_tree()["annotations"][1]
     assert crowd == {"id": 2, "image_id": 1, "category_id": 3, "bbox": [0, 0, 30, 20], "area": 345, "iscrowd": 1}
     assert dataset.counts["crowd"] == 1
     assert evaluate_perfect_detections(dataset) == pytest.approx(1.0)
@@ -156,7 +156,7 @@ def test_boxes_partly_outside_are_clipped_in_targets_only(coco):
     dataset = coco.load()
     np.testing.assert_allclose(dataset.boxes, [[30, 0, 40, 15], [0, 50, 10, 60]])
     assert dataset.counts["clipped"] == 1
-    assert dataset.ground_truth["annotations"][0]["bbox"] == [-5, 30, 20, 20]
+    assert dataset.coco_tree()["annotations"][0]["bbox"] == [-5, 30, 20, 20]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_degenerate_boxes_are_dropped_and_counted(coco, bbox):
     dataset = coco.load()
     assert dataset.boxes.tolist() == [[2, 1, 6, 4]]
     assert dataset.counts["degenerate"] == 1
-    assert [row["bbox"] for row in dataset.ground_truth["annotations"]] == [[1, 2, 3, 4]]
+    assert [row["bbox"] for row in dataset.coco_tree()["annotations"]] == [[1, 2, 3, 4]]
 
 
 def test_a_missing_bbox_counts_as_degenerate(coco):
@@ -208,7 +208,7 @@ def test_annotation_ids_are_renumbered_so_that_perfect_detections_score_one(coco
     coco.box(2, [30, 20, 9, 8])
     del coco.tree["annotations"][-1]["id"]
     dataset = coco.load()
-    assert [row["id"] for row in dataset.ground_truth["annotations"]] == [1, 2, 3, 4]
+    assert [row["id"] for row in dataset.coco_tree()["annotations"]] == [1, 2, 3, 4]
     distinct = len({number for number in numbers if number > 0})
     assert dataset.counts["renumbered_annotation_ids"] == 4 - distinct
     assert evaluate_perfect_detections(dataset) == pytest.approx(1.0)
@@ -220,7 +220,7 @@ def test_missing_area_and_iscrowd_are_filled_in(coco):
     coco.box(1, [1, 2, 3, 5], area=6)
     del coco.tree["annotations"][0]["area"], coco.tree["annotations"][0]["iscrowd"]
     dataset = coco.load()
-    assert [(row["area"], row["iscrowd"]) for row in dataset.ground_truth["annotations"]] == [(12, 0), (6, 0)]
+    assert [(row["area"], row["iscrowd"]) for row in dataset.coco_tree()["annotations"]] == [(12, 0), (6, 0)]
     assert dataset.counts["filled_areas"] == 1
 
 
@@ -231,8 +231,8 @@ def test_image_ids_that_are_strings_become_numbers(coco):
     dataset = coco.load()
     assert dataset.image_ids.tolist() == [1, 2]
     assert dataset.counts["renumbered_image_ids"] == 2
-    assert dataset.ground_truth["annotations"][0]["image_id"] == 2
-    assert [row["id"] for row in dataset.ground_truth["images"]] == [1, 2]
+    assert dataset.coco_tree()["annotations"][0]["image_id"] == 2
+    assert [row["id"] for row in dataset.coco_tree()["images"]] == [1, 2]
 
 
 def test_integer_image_ids_stay_as_they_are(coco):
@@ -435,7 +435,7 @@ def test_a_missing_size_is_taken_from_the_upright_image(coco, make):
     dataset = coco.load()
     assert dataset.sizes.tolist() == [[40, 60], [60, 40]]
     assert dataset.counts["filled_sizes"] == 2
-    assert [(row["height"], row["width"]) for row in dataset.ground_truth["images"]] == [(40, 60), (60, 40)]
+    assert [(row["height"], row["width"]) for row in dataset.coco_tree()["images"]] == [(40, 60), (60, 40)]
     with pytest.raises(DataError, match="no height and width"):
         coco.load(check_images=False)
 

@@ -51,7 +51,7 @@ def test_ids_as_text_or_with_a_point_are_numbers_and_counted(two_boxes, key, wri
     dataset = two_boxes.load()
     np.testing.assert_array_equal(dataset.boxes, expected.boxes)
     np.testing.assert_array_equal(dataset.classes, [0, 1])
-    assert dataset.ground_truth == expected.ground_truth
+    assert dataset.coco_tree() == expected.coco_tree()
     assert dataset.counts["ids_as_text_or_with_a_point"] == 2
     assert "2 ids as text or with a point" in dataset.summary()
 
@@ -63,7 +63,7 @@ def test_ids_of_categories_and_images_as_text_or_with_a_point_are_numbers(two_bo
         row["id"] = write(row["id"])
     dataset = two_boxes.load()
     assert dataset.categories == (Category(1, "dog"), Category(3, "cat"))
-    assert dataset.ground_truth == expected.ground_truth
+    assert dataset.coco_tree() == expected.coco_tree()
     assert dataset.image_ids.tolist() == [1, 2]
     assert dataset.counts["renumbered_image_ids"] == 0
 
@@ -120,7 +120,7 @@ def test_an_iscrowd_that_says_neither_is_refused(two_boxes, value):
 def test_an_area_that_cannot_be_is_filled_in_from_the_box(two_boxes, area):
     two_boxes.tree["annotations"][0]["area"] = area
     dataset = two_boxes.load()
-    assert [row["area"] for row in dataset.ground_truth["annotations"]] == [12, 56]
+    assert [row["area"] for row in dataset.coco_tree()["annotations"]] == [12, 56]
     assert dataset.counts["filled_areas"] == 1
 
 
@@ -131,7 +131,7 @@ def test_a_polygon_gives_the_box_that_is_missing(two_boxes, bbox):
     row["segmentation"] = [[10, 5, 30, 5, 30, 25], [12, 5, 40.5, 7, 12, 8]]
     dataset = two_boxes.load()
     assert dataset.boxes_of(0).tolist() == [[5, 10, 25, 40.5]]
-    assert dataset.ground_truth["annotations"][0]["bbox"] == [10, 5, 30.5, 20]
+    assert dataset.coco_tree()["annotations"][0]["bbox"] == [10, 5, 30.5, 20]
     assert (dataset.counts["boxes_from_polygons"], dataset.counts["degenerate"]) == (1, 0)
 
 

@@ -1,11 +1,15 @@
 """The one reader of COCO files: what is usable becomes columns, all else a finding, and training names the first."""
 
+import dataclasses
+import json
 import math
 
 import numpy as np
 import pytest
 
+from dh_keras.data.formats import json_rows
 from dh_keras.data.formats.coco_file import read_coco
+from dh_keras.data.formats.json_rows import JsonRows, parse_json
 from dh_keras.errors import DataError
 from dh_keras.run.classes import Category
 
@@ -104,3 +108,60 @@ def test_a_healthy_file_has_no_finding(coco):
     file = read(coco)
     assert list(file.findings()) == []
     assert (file.box_images.tolist(), file.box_classes.tolist(), file.class_names) == ([1], [1], ["dog", "cat"])
+
+
+@pytest.mark.parametrize("change", [b"", b"\xef\xbb\xbf"])
+def test_annotations_are_text_until_they_are_asked_for(change):
+    rows = [{"id": 1, "bbox": [0.1, -0.0, 1e-7, 2**70]}, {"id": 2, "note": "Käse\u2028"}, {"id": 2, "segmentation": []}]
+    text = json.dumps({"images": [{"id": 1}], "annotations": rows, "info": None}, ensure_ascii=False)
+    tree = parse_json(change + text.encode())
+    assert isinstance(tree["annotations"], JsonRows)
+    assert list(tree["annotations"]) == tree["annotations"][:] == rows
+    assert tree["annotations"][1] == rows[1]
+    assert tree["annotations"].keys == {"id", "bbox", "note", "segmentation"}
+    assert {**tree, "annotations": None} == {"images": [{"id": 1}], "annotations": None, "info": None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"annotations": [{"bbox": [NaN, 1, 2, Infinity]}]}',
+        b'{"annotations": [{"area": 1e400}]}',
+        b'{"annotations": [{"file": "\\ud800"}]}',
+        b'{"annotations": {"a": 1}, "x": [1, 2]}',
+        b'[{"annotations": []}]',
+        b"3",
+    ],
+)
+def test_what_only_pythons_json_takes_is_taken(text):
+    tree = parse_json(text)
+    assert repr(tree) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b'{"a": 1,}', b'{"annotations": [{"a": "\xff"}]}', b'{"annotations": [1, 2', b"[" * 100_000]
+)
+def test_what_is_wrong_with_a_file_is_said_as_pythons_json_says_it(text):
+    with pytest.raises((ValueError, RecursionError)) as expected:
+        json.loads(text.decode())
+    with pytest.raises(type(expected.value)) as error:
+        parse_json(text)
+    assert str(error.value) == str(expected.value)
+
+
+def test_columns_do_not_depend_on_how_many_rows_are_read_at_once(coco, monkeypatch):
+    coco.image(40, 60)
+    for number in range(9):
+        coco.box(1, [number, 2, 3.5, 4])
+    coco.box("1", [1, 2, 3, 4, 5], id=3, iscrowd=True)
+    coco.box(1, [], segmentation=[[1, 2, 11, 2, 11, 22]], id=0, area=None)
+    coco.box(7, [1, 2, 3, 4], id=3)
+    coco.write()
+    whole = read_coco(coco.annotations_path, coco.images_dir)
+    assert whole.renumbered_rows.tolist() == [9, 10, 11]
+    monkeypatch.setattr(json_rows, "_CHUNK", 4)
+    parts = read_coco(coco.annotations_path, coco.images_dir)
+    assert list(whole.findings()) == list(parts.findings())
+    for field in dataclasses.fields(whole):
+        if field.name != "tree":
+            np.testing.assert_equal(getattr(parts, field.name), getattr(whole, field.name), err_msg=field.name)

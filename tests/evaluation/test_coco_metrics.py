@@ -212,10 +212,10 @@ def test_more_than_a_hundred_detections_can_be_counted(tmp_path):
 
 def test_annotation_ids_and_missing_keys_do_not_change_the_result_and_nothing_is_written_into_the_dataset(tmp_path):
     dataset, detections = noisy_dataset_and_detections(tmp_path)
-    before = copy.deepcopy(dataset.ground_truth)
+    before = copy.deepcopy(dataset.coco_tree())
     expected = evaluate_detections(dataset, detections)
-    assert dataset.ground_truth == before
-    for number, annotation in enumerate(dataset.ground_truth["annotations"]):
+    assert dataset.coco_tree() == before
+    for number, annotation in enumerate(dataset.coco_tree()["annotations"]):
         annotation["id"] = number // 2
         if not annotation["iscrowd"]:
             del annotation["iscrowd"], annotation["area"]

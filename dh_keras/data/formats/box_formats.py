@@ -3,8 +3,6 @@
 Letter: M boxes.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from dh_keras.data.dataset import has_size
@@ -14,17 +12,16 @@ _NEARLY_ALL = 0.95
 _MIN_CORNERS = 4  # fewer boxes fit as corners by chance
 
 
-def unlike_coco(split: str, bboxes: Sequence[object], xywh: np.ndarray) -> list[Finding]:
+def unlike_coco(split: str, longer: list, xywh: np.ndarray) -> list[Finding]:
     """Find whole files of boxes with more than four numbers, or in shares of the image.
 
     Args:
         split: for the finding.
-        bboxes: M, as in the file.
+        longer: the boxes of more than four numbers, as in the file.
         xywh: float64[M, 4], NaN where there are no four numbers.
     """
-    longer = [bbox for bbox in bboxes if isinstance(bbox, list) and len(bbox) > 4]
-    if 2 * len(longer) > len(bboxes):
-        message = f"{len(longer)} of {len(bboxes)} boxes have more than four numbers, such as {longer[0]!r:.80}"
+    if 2 * len(longer) > len(xywh):
+        message = f"{len(longer)} of {len(xywh)} boxes have more than four numbers, such as {longer[0]!r:.80}"
         refusal = f"{message}; write x, y, width and height of upright boxes"
         return [Finding("long_boxes", split, message, refusal=refusal)]
     boxes = xywh[has_size(xywh)]

@@ -1,13 +1,13 @@
 """What a COCO JSON is made of, its categories and its images, each with everything that is wrong with it."""
 
-import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dh_keras.data.formats.findings import Finding
+from dh_keras.data.formats.json_rows import JsonRows, parse_json
 from dh_keras.errors import DataError, one_line
 from dh_keras.files import is_utf8
 from dh_keras.run.classes import MAX_ID, Category
@@ -35,14 +35,14 @@ class ImageEntry(NamedTuple):
     file_name: str
 
 
-def read_json(path: Path) -> dict[str, list]:
+def read_json(path: Path) -> dict[str, Sequence]:
     """Read a COCO JSON and check that it has its three lists.
 
     Args:
         path: the file.
 
     Returns:
-        The whole tree; images and categories are not empty.
+        The whole tree, annotations as of `parse_json`; images and categories are not empty.
 
     Raises:
         DataError: naming the file and what it lacks.
@@ -50,7 +50,7 @@ def read_json(path: Path) -> dict[str, list]:
     if not path.is_file():
         raise DataError(f"annotations {path}: no such file; expected a COCO JSON")
     try:
-        tree = json.loads(path.read_text(encoding="utf-8-sig"))
+        tree = parse_json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"annotations {path}: not valid JSON ({one_line(error)}); write or download it again"
@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict[str, list]:
         raise DataError(f"annotations {path}: expected a JSON object, got {type(tree).__name__}; is this a COCO file?")
     for key in _LISTS:
         value = tree.get(key)
-        if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        if not _is_list_of_objects(value):
             found = "it is missing" if key not in tree else "it is something else"
             raise DataError(
                 f"annotations {path}: expected key {key!r} with a list of objects, but {found}; see the COCO format"
@@ -67,12 +67,19 @@ def read_json(path: Path) -> dict[str, list]:
     for key in ("images", "categories"):
         if not tree[key]:
             raise DataError(f"annotations {path}: {key!r} is empty; expected at least one, is this the right file?")
-    if any("segments_info" in row for row in tree["annotations"]):
+    rows = tree["annotations"]
+    if "segments_info" in (rows.keys if isinstance(rows, JsonRows) else set().union(*rows)):
         raise DataError(
             f"annotations {path}: is a panoptic file (it has 'segments_info'); expected one with boxes, such as "
             "instances_train2017.json"
         )
     return tree
+
+
+def _is_list_of_objects(value: object) -> bool:
+    if isinstance(value, JsonRows):
+        return value.all_objects
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
 def parse_categories(path: Path, rows: list[dict]) -> tuple[Category, ...]:
@@ -181,11 +188,12 @@ def scan_images(
     images: list[ImageEntry] = []
     index_of_id: dict[object, int] = {}
     root = os.path.abspath(folder)
+    roots = tuple(os.path.join(one, "") for one in (root, os.path.realpath(root)))
     for number, row in enumerate(rows):
         if not isinstance(row.get("id"), IMAGE_ID_TYPES):
             continue
         try:
-            entry = ImageEntry(number, row["id"], _resolve(root, folder, row), _declared_size(row), row["file_name"])
+            entry = ImageEntry(number, row["id"], _resolve(roots, folder, row), _declared_size(row), row["file_name"])
         except ValueError as error:
             findings.append(Finding("bad_image_entry", split, f"{row!r:.80}: {error}", refusal=str(error)))
             continue
@@ -194,13 +202,13 @@ def scan_images(
     return images, index_of_id, findings
 
 
-def _resolve(root: str, folder: Path, row: dict) -> str:
-    """Return the absolute path of an image, without following links; refuse one that lies elsewhere."""
+def _resolve(roots: tuple[str, ...], folder: Path, row: dict) -> str:
+    """Return the absolute path of an image below the first root, without following links; refuse one outside them."""
     name = row.get("file_name")
     if not isinstance(name, str) or not name or not is_utf8(name):
         raise ValueError(f"image {row['id']!r:.40}: expected a file_name, got {name!r:.80}; add it")
-    full = os.path.normpath(os.path.join(root, name))
-    if not full.startswith(tuple(one.rstrip(os.sep) + os.sep for one in (root, os.path.realpath(root)))):
+    full = os.path.normpath(os.path.join(roots[0], name))
+    if not full.startswith(roots):
         raise ValueError(f"file_name {name!r} leaves the image folder {folder}; expected a name relative to it")
     return full
 

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from dh_keras.data.formats.coco_entries import (
     whole_number,
 )
 from dh_keras.data.formats.findings import Finding
+from dh_keras.data.formats.json_rows import chunks
 from dh_keras.errors import DataError
 from dh_keras.run.classes import Category
 
@@ -43,7 +44,7 @@ class CocoFile:
         name: "train" or "val", for the findings.
         annotations_path: the COCO JSON.
         images_dir: folder that its file names start from.
-        tree: the JSON itself.
+        tree: the JSON itself, as of `read_json`.
         categories: sorted by id; the first of two equal ids counts, and the smallest id of two equal names.
         images: N entries; two may have one id, the first of them has the boxes.
         box_rows: int64[M], index of each box in the JSON's `annotations`.
@@ -51,6 +52,7 @@ class CocoFile:
         box_classes: int64[M], index into `categories`.
         xywh: float64[M, 4], as in the file, or of the polygon; NaN where there is neither.
         from_polygon: bool[M], the box is that of the polygon, as the file has none.
+        longer: bool[M], the box has more than four numbers.
         area: float64[M], pixels; NaN where there is no number above 0.
         crowd: bool[M].
         lost_rows: {index: key that is wrong} of each annotation of no image or no category, or with an odd iscrowd.
@@ -70,6 +72,7 @@ class CocoFile:
     box_classes: np.ndarray
     xywh: np.ndarray
     from_polygon: np.ndarray
+    longer: np.ndarray
     area: np.ndarray
     crowd: np.ndarray
     lost_rows: dict[int, str]
@@ -115,7 +118,8 @@ class CocoFile:
 
     def unlike_coco(self) -> list[Finding]:
         """Return what tells boxes of another format; see `unlike_coco` of the module box_formats."""
-        return unlike_coco(self.name, [self.row(box).get("bbox") for box in range(len(self.xywh))], self.xywh)
+        longer = [self.row(box)["bbox"] for box in np.flatnonzero(self.longer)]
+        return unlike_coco(self.name, longer, self.xywh)
 
 
 def read_coco(annotations: str | Path, images_dir: str | Path, *, name: str = "") -> CocoFile:
@@ -135,12 +139,8 @@ def read_coco(annotations: str | Path, images_dir: str | Path, *, name: str = ""
         raise DataError(f"images folder {folder}: no such folder; give the folder that file_name in {path} starts from")
     categories, class_of_id, findings = scan_categories(name, tree["categories"])
     images, image_of_id, image_findings = scan_images(name, folder, tree["images"])
-    rows = tree["annotations"]
-    box_images, image_numbers = _look_up(rows, "image_id", image_of_id, IMAGE_ID_TYPES)
-    box_classes, class_numbers = _look_up(rows, "category_id", class_of_id, (int,))
-    crowd = np.fromiter((_crowd(row.get("iscrowd")) for row in rows), np.int64, len(rows))
-    known = (box_images >= 0) & (box_classes >= 0) & (crowd >= 0)
-    xywh, from_polygon = _read_boxes(rows)
+    columns = _read_columns(tree["annotations"], image_of_id, class_of_id)
+    known = (columns["image"] >= 0) & (columns["class"] >= 0) & (columns["crowd"] >= 0)
     return CocoFile(
         name=name,
         annotations_path=path,
@@ -149,29 +149,62 @@ def read_coco(annotations: str | Path, images_dir: str | Path, *, name: str = ""
         categories=categories,
         images=images,
         box_rows=np.flatnonzero(known),
-        box_images=box_images[known],
-        box_classes=box_classes[known],
-        xywh=xywh[known],
-        from_polygon=from_polygon[known],
-        area=np.fromiter((_area(row.get("area")) for row in rows), np.float64, len(rows))[known],
-        crowd=crowd[known] == 1,
+        box_images=columns["image"][known],
+        box_classes=columns["class"][known],
+        xywh=columns["xywh"][known],
+        from_polygon=columns["from_polygon"][known],
+        longer=columns["longer"][known],
+        area=columns["area"][known],
+        crowd=columns["crowd"][known] == 1,
         lost_rows={
-            row: "image_id" if box_images[row] < 0 else "category_id" if box_classes[row] < 0 else "iscrowd"
+            row: "image_id" if columns["image"][row] < 0 else "category_id" if columns["class"][row] < 0 else "iscrowd"
             for row in np.flatnonzero(~known).tolist()
         },
-        number_rows=np.flatnonzero(known & (image_numbers | class_numbers)),
-        renumbered_rows=_rows_without_own_id(rows),
+        number_rows=np.flatnonzero(known & columns["by_number"]),
+        renumbered_rows=np.flatnonzero(~columns["own_id"]),
         entry_findings=findings + image_findings,
     )
 
 
-def _look_up(rows: list[dict], key: str, index: dict, types: Collection[type]) -> tuple[np.ndarray, np.ndarray]:
-    """Return int64, the index of what each row refers to, -1 where that is nothing; and bool, by its number only."""
+def _read_columns(rows: Sequence[dict], image_of_id: dict, class_of_id: dict) -> dict[str, np.ndarray]:
+    """Return what each annotation says, one array per question; few annotations are objects at a time."""
+    image_by_number, class_by_number, seen = _by_number(image_of_id), _by_number(class_of_id), set()
+    parts: dict[str, list[np.ndarray]] = {}
+    for chunk in chunks(rows) if rows else [[]]:
+        image, image_loose = _look_up(chunk, "image_id", image_of_id, image_by_number, IMAGE_ID_TYPES)
+        category, class_loose = _look_up(chunk, "category_id", class_of_id, class_by_number, (int,))
+        bboxes = [row.get("bbox") for row in chunk]
+        xywh, from_polygon = _read_boxes(chunk, bboxes)
+        columns = {
+            "image": image,
+            "class": category,
+            "by_number": image_loose | class_loose,
+            "crowd": np.fromiter((_crowd(row.get("iscrowd")) for row in chunk), np.int64, len(chunk)),
+            "xywh": xywh,
+            "from_polygon": from_polygon,
+            "longer": np.array([isinstance(bbox, list) and len(bbox) > 4 for bbox in bboxes], bool),
+            "area": np.fromiter((_area(row.get("area")) for row in chunk), np.float64, len(chunk)),
+            "own_id": np.fromiter((_has_own_id(row.get("id"), seen) for row in chunk), bool, len(chunk)),
+        }
+        for name, column in columns.items():
+            parts.setdefault(name, []).append(column)
+    return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def _by_number(index: dict) -> dict[int, int]:
+    """Return the same by the numbers that the keys are; -1 where nobody knows which is meant, such as by 7 and "07"."""
     by_number: dict[int, int] = {}
     for value, position in index.items():
         number = whole_number(value)
         if number is not None and by_number.setdefault(number, position) != position:
-            by_number[number] = -1  # 7 and "07": nobody knows which is meant
+            by_number[number] = -1
+    return by_number
+
+
+def _look_up(
+    rows: list[dict], key: str, index: dict, by_number: dict[int, int], types: Collection[type]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return int64, the index of what each row refers to, -1 where that is nothing; and bool, by its number only."""
     found, loose = np.full(len(rows), -1, np.int64), np.zeros(len(rows), bool)
     for row, annotation in enumerate(rows):
         value = annotation.get(key)
@@ -187,9 +220,8 @@ def _crowd(value: object) -> int:
     return number if number in (0, 1) else -1
 
 
-def _read_boxes(rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+def _read_boxes(rows: list[dict], values: list[object]) -> tuple[np.ndarray, np.ndarray]:
     """Return float64[., 4] and bool[.], taken from the polygon; NaN where there are neither four numbers nor one."""
-    values = [row.get("bbox") for row in rows]
     try:
         boxes = np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -228,13 +260,9 @@ def _area(value: object) -> float:
     return float(value) if type(value) in (int, float) and 0 < value <= sys.float_info.max else math.nan
 
 
-def _rows_without_own_id(rows: list[dict]) -> np.ndarray:
-    seen: set[int] = set()
-    bad = []
-    for row, annotation in enumerate(rows):
-        number = annotation.get("id")
-        if not is_int(number) or number <= 0 or number in seen:
-            bad.append(row)
-        else:
-            seen.add(number)
-    return np.array(bad, np.int64)
+def _has_own_id(number: object, seen: set[int]) -> bool:
+    """Whether it is an id from 1 that no row before has; adds it to what was seen."""
+    if not is_int(number) or number <= 0 or number in seen:
+        return False
+    seen.add(number)
+    return True

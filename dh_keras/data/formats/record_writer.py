@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.dataset import CocoDataset, TruthBoxes
 from dh_keras.data.formats.tfrecord import SIDECAR_SUFFIX
 from dh_keras.errors import DataError
 from dh_keras.files import filled_folder, require_absent, write_json
@@ -40,7 +40,7 @@ def write_tfrecords(dataset: CocoDataset, prefix: str | Path, *, shards: int) ->
         require_absent(path)
     with filled_folder(prefix.parent) as folder:
         _write_shards(dataset, [folder / name for name in names[:-1]])
-        categories = [{"id": row["id"], "name": row["name"]} for row in dataset.ground_truth["categories"]]
+        categories = [{"id": row["id"], "name": row["name"]} for row in dataset.category_rows]
         write_json(folder / names[-1], {"categories": categories})
         for path in paths:
             require_absent(path)
@@ -48,33 +48,30 @@ def write_tfrecords(dataset: CocoDataset, prefix: str | Path, *, shards: int) ->
 
 
 def _write_shards(dataset: CocoDataset, paths: list[Path]) -> None:
-    names = {row["id"]: row["name"] for row in dataset.ground_truth["categories"]}
-    objects: dict[int, list[dict]] = {number: [] for number in dataset.image_ids.tolist()}
-    for row in dataset.ground_truth["annotations"]:
-        objects[row["image_id"]].append(row)
+    names = {row["id"]: row["name"] for row in dataset.category_rows}
+    objects = dataset.truth.by_image(len(dataset))
     with tqdm(total=len(dataset), desc="writing records", unit="image") as bar:
         for shard, path in enumerate(paths):
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for index in range(shard, len(dataset), len(paths)):
-                    rows = objects[int(dataset.image_ids[index])]
-                    writer.write(make_example(dataset, index, rows, names).SerializeToString())
+                    writer.write(make_example(dataset, index, objects[index], names).SerializeToString())
                     bar.update()
 
 
-def make_example(dataset: CocoDataset, index: int, rows: list[dict], names: dict[int, str]) -> tf.train.Example:
+def make_example(dataset: CocoDataset, index: int, truth: TruthBoxes, names: dict[int, str]) -> tf.train.Example:
     """Make the record of one image.
 
     Args:
         dataset: where the image is from.
         index: of the image.
-        rows: its annotations in COCO's form, with area and iscrowd.
+        truth: its boxes and crowds.
         names: category id -> name.
     """
     from official.vision.data.tf_example_builder import TfExampleBuilder
 
     encoded = Path(dataset.paths[index]).read_bytes()
     height, width = dataset.sizes[index].tolist()
-    xywh = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+    xywh, category_ids = truth.xywh, truth.category_ids.tolist()
     left, top, right, bottom = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).T
     builder = TfExampleBuilder()
     builder.add_encoded_image_feature(
@@ -90,10 +87,10 @@ def make_example(dataset: CocoDataset, index: int, rows: list[dict], names: dict
         xmaxs=(right / width).tolist(),
         ymins=(top / height).tolist(),
         ymaxs=(bottom / height).tolist(),
-        labels=[row["category_id"] for row in rows],
+        labels=category_ids,
     )
     builder.add_bytes_feature("image/filename", os.path.basename(dataset.paths[index]))
-    builder.add_bytes_feature("image/object/class/text", [names[row["category_id"]] for row in rows])
-    builder.add_ints_feature("image/object/is_crowd", [row["iscrowd"] for row in rows])
-    builder.add_floats_feature("image/object/area", [row["area"] for row in rows])
+    builder.add_bytes_feature("image/object/class/text", [names[number] for number in category_ids])
+    builder.add_ints_feature("image/object/is_crowd", truth.crowd.astype(int).tolist())
+    builder.add_floats_feature("image/object/area", truth.areas.tolist())
     return builder.example
