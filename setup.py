@@ -43,6 +43,7 @@ setup(
         "pycocotools>=2.0.11,<2.1",
         "numpy>=2.0,<2.5",
         "msgspec>=0.20,<1",
+        "universal-pathlib>=0.3.8,<0.4",
         "omegaconf>=2.3,<2.5",
         "Pillow>=11,<14",
         "tqdm>=4.66,<5",

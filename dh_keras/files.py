@@ -2,6 +2,10 @@
 
 Everything is made under a name that begins with `PARTIAL_PREFIX`, forced to the disk, and moved to its place in one
 step. So a kill leaves what was there before, and something that nobody takes for a result and the next try removes.
+
+On another file system than the disk's (`paths`) a file appears whole too, as it is made here and copied when it is
+complete. A folder is copied file by file, those directly in it last: a kill while it is copied leaves a part, and of
+two processes that make one folder at the same time neither may notice the other.
 """
 
 import contextlib
@@ -11,13 +15,15 @@ import glob
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TextIO
 
-from dh_keras.errors import DataError, UserError, WriteError
+from dh_keras.errors import DataError, UserError, WriteError, one_line
+from dh_keras.paths import is_remote, to_path
 
 # In front of the name: encoders choose the format by its end, and Keras insists on .weights.h5.
 PARTIAL_PREFIX = ".partial-"
@@ -119,12 +125,18 @@ def is_new_folder(path: str | Path) -> bool:
     """Whether a folder is absent, or holds nothing but what a kill left."""
     if not _exists(path):
         return True
+    if is_remote(path):
+        with _reaching(path):
+            return to_path(path).is_dir() and next(to_path(path).iterdir(), None) is None
     with writing(path):
         return os.path.isdir(path) and all(name.startswith(PARTIAL_PREFIX) for name in os.listdir(path))
 
 
 def _exists(path: str | Path) -> bool:
     """Whether something is there; raises when nothing can be, as a folder above is a file or a name too long."""
+    if is_remote(path):
+        with _reaching(path):
+            return to_path(path).exists()
     with writing(path):
         try:
             os.lstat(path)
@@ -144,6 +156,12 @@ def require_writable(folder: str | Path, num_bytes: int) -> None:
         WriteError: when no file can be made there, or less than num_bytes are free.
     """
     _exists(folder)  # or say why it never can
+    if is_remote(folder):
+        probe = to_path(folder).parent / f"{PARTIAL_PREFIX}probe"
+        with _reaching(folder):
+            probe.fs.pipe_file(probe.path, b"")
+            probe.fs.rm_file(probe.path)
+        return
     absolute = Path(folder).absolute()
     existing = next(path for path in (absolute, *absolute.parents) if os.path.exists(path))
     probe = existing / f"{PARTIAL_PREFIX}probe"
@@ -169,7 +187,13 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
     Raises:
         WriteError: when the disk does not take it.
     """
-    path = Path(path)
+    path = to_path(path)
+    if is_remote(path):
+        with _stand_in(path) as partial:
+            yield partial
+            if partial.exists():
+                _copy(partial, path)
+        return
     if any(part.startswith(PARTIAL_PREFIX) for part in path.parts):
         make_folder(path.parent)
         with writing(path):
@@ -249,6 +273,15 @@ def filled_folder(path: str | Path) -> AbstractContextManager[Path]:
 def _placed_folder(path: str | Path, check: Callable[[], None]) -> Iterator[Path]:
     """See `filled_folder`; `check` looks before the work, and behind it, as another process may have been faster."""
     check()
+    if is_remote(path):
+        with _stand_in(to_path(path)) as folder:
+            folder.mkdir()
+            yield folder
+            check()
+            made = [file for file in folder.rglob("*") if file.is_file()]
+            for file in sorted(made, key=lambda file: (-len(file.parts), file)):
+                _copy(file, to_path(path) / file.relative_to(folder).as_posix())
+        return
     final = Path(os.path.realpath(path))
     inside = os.path.isdir(final) and (
         not is_new_folder(path) or os.path.ismount(final) or not os.access(final.parent, os.W_OK) or final == Path.cwd()
@@ -286,8 +319,38 @@ def _partial_folder(parent: Path, name: str, *, shown: str | Path) -> Iterator[P
             remove_folder(partial)
 
 
+@contextlib.contextmanager
+def _stand_in(path: Path) -> Iterator[Path]:
+    """Give a path of this machine to make a file or folder at, of the same name and below a folder of the same name."""
+    with tempfile.TemporaryDirectory(prefix="dh_keras-") as folder:
+        partial = Path(folder, path.parent.name, path.name)
+        with writing(path, partial=partial):
+            partial.parent.mkdir(exist_ok=True)
+            yield partial
+
+
+def _copy(file: Path, path: Path) -> None:
+    """Copy a file of this machine to another file system, where it appears when all of it has arrived."""
+    with _reaching(path):
+        path.fs.put_file(str(file), path.path)
+
+
+@contextlib.contextmanager
+def _reaching(path: str | Path) -> Iterator[None]:
+    """Turn what the library of another file system raises, which may be of any type, into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = one_line(error) or type(error).__name__
+        raise WriteError(f"{path}: cannot be written: {reason}; check the name, and what this user may") from error
+
+
 def remove_leftovers(folder: Path, pattern: str = "*") -> None:
     """Remove what killed processes left in a folder, of names that a pattern matches."""
+    if is_remote(folder):
+        return  # everything is made on this machine
     for path in folder.glob(PARTIAL_PREFIX + pattern):
         if not path.is_dir():
             path.unlink(missing_ok=True)
@@ -320,12 +383,18 @@ def make_folder(path: str | Path) -> None:
     Raises:
         WriteError: when it cannot be made.
     """
+    if is_remote(path):
+        return  # there, a folder is what the names of its files begin with
     with writing(path):
         Path(path).mkdir(parents=True, exist_ok=True)
 
 
 def remove_folder(path: str | Path) -> None:
     """Remove a folder with all that is in it, as far as that can be done."""
+    if is_remote(path):
+        with contextlib.suppress(Exception):
+            to_path(path).fs.rm(to_path(path).path, recursive=True)
+        return
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "dh_keras"
 # A room imports those that stand before it.
 ROOMS = (
     "errors",
+    "paths",
     "files",
     "config",
     "modeling",

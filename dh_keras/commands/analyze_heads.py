@@ -4,17 +4,17 @@ They are compared on sliding windows around annotated objects.
 """
 
 import argparse
-from pathlib import Path
 
 from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.paths import to_path
 
 
 def make_parser() -> CommandParser:
     parser = CommandParser("analyze-heads", __doc__, words={"models": "MODEL [MODEL2]"})
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO JSON file")
-    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
+    parser.add_argument("--annotations", type=to_path, required=True, help="COCO JSON file")
+    parser.add_argument("--images", type=to_path, required=True, help="folder of its images")
     parser.add_argument(
-        "--output", type=Path, help="new folder for heads.json and the figures; MODEL/heads if not given"
+        "--output", type=to_path, help="new folder for heads.json and the figures; MODEL/heads if not given"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="look only at the first N images that have objects")
     return parser

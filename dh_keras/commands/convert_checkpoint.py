@@ -1,17 +1,17 @@
 """Convert the authors' or MMDetection's weights to a run."""
 
 import argparse
-from pathlib import Path
 
 from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.paths import to_path
 
 
 def make_parser() -> CommandParser:
     parser = CommandParser("convert-checkpoint", __doc__, words={"checkpoint": "CHECKPOINT"})
-    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="run folder to write")
+    parser.add_argument("--output", type=to_path, required=True, metavar="RUN", help="run folder to write")
     parser.add_argument(
         "--class-names",
-        type=Path,
+        type=to_path,
         metavar="FILE",
         help="a name per line or a JSON list (default: the file's or COCO's)",
     )

@@ -4,9 +4,9 @@ The page is served on this machine, to this machine only.
 """
 
 import argparse
-from pathlib import Path
 
 from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.paths import to_path
 
 
 def make_parser() -> CommandParser:
@@ -19,7 +19,7 @@ def make_parser() -> CommandParser:
 def run(args: argparse.Namespace) -> None:
     from dh_keras.serving.demo import run_demo
 
-    run_demo(Path(args.model), args.overrides, port=args.port, score=args.score)
+    run_demo(to_path(args.model), args.overrides, port=args.port, score=args.score)
 
 
 main = make_main(make_parser, run)

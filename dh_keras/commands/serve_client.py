@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.paths import to_path
 
 
 def make_parser() -> CommandParser:
@@ -17,7 +17,7 @@ def make_parser() -> CommandParser:
     parser.add_argument("--version", type=int, metavar="N", help="number of its version; the newest if not given")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for an answer")
     parser.add_argument("--score", type=float, default=0.5, help="write detections that score more than this")
-    parser.add_argument("--output", type=Path, required=True, help="new .json file, or folder for predictions.json")
+    parser.add_argument("--output", type=to_path, required=True, help="new .json file, or folder for predictions.json")
     return parser
 
 

@@ -17,6 +17,7 @@ from dh_keras.config.schema import PATH_KEYS, Config, ModelConfig
 from dh_keras.errors import ConfigError, one_line
 from dh_keras.files import is_utf8, write_text
 from dh_keras.modeling.variants import VARIANTS
+from dh_keras.paths import to_path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Inside the package where it is installed, beside it in the repository.
@@ -68,7 +69,7 @@ def find_config(path: str | Path) -> Path:
     Raises:
         ConfigError: listing the ready ones.
     """
-    path = Path(path)
+    path = to_path(path)
     if path.is_file():
         return path
     ready = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
@@ -103,7 +104,8 @@ def _escape(value: Any, key: str = "") -> Any:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        tree = OmegaConf.load(path)
+        with path.open(encoding="utf-8") as file:
+            tree = OmegaConf.load(file)
     except Exception as error:
         raise ConfigError(f"config {path}: not valid YAML: {_explain_yaml(error)}") from error
     if not OmegaConf.is_dict(tree):

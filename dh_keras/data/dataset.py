@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dh_keras.paths import is_remote, to_path
 from dh_keras.run.classes import Category
 
 if TYPE_CHECKING:
@@ -126,7 +127,16 @@ class CocoDataset:
         import tensorflow as tf
 
         paths = tf.constant(self.paths, tf.string)
-        return lambda index: tf.io.read_file(paths[index])
+        if not is_remote(self.images_dir):
+            return lambda index: tf.io.read_file(paths[index])
+
+        def read_remote(path: bytes | np.ndarray) -> bytes:
+            return to_path(np.asarray(path).item().decode()).read_bytes()
+
+        def read(index: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(read_remote, [paths[index]], tf.string), [])
+
+        return read
 
     def boxes_of(self, index: int) -> np.ndarray:
         """Return float32[n, 4], the y1 x1 y2 x2 boxes of image `index` in its own pixels."""

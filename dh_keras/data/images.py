@@ -4,6 +4,7 @@ TensorFlow is not imported here, so data can be checked anywhere.
 """
 
 import contextlib
+import hashlib
 import itertools
 import os
 import stat
@@ -17,6 +18,7 @@ import numpy as np
 
 from dh_keras.data.scan_cache import read_headers, write_headers
 from dh_keras.errors import DataError, one_line
+from dh_keras.paths import absolute, is_remote, open_binary, to_path
 
 # EXIF is looked for in this many leading bytes and JPEG segments only; `transforms.exif_orientation` does the same.
 EXIF_WINDOW = 65536
@@ -35,16 +37,19 @@ def check_images_on_disk(
     Only files that are new or changed since the last start are opened; see `scan_cache`.
     """
     with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
-        stamps = np.concatenate(list(pool.map(_stamps, _slices(paths))))
+        if is_remote(images_dir):
+            stamps = _remote_stamps(images_dir, paths)
+        else:
+            stamps = np.concatenate(list(pool.map(_stamps, _slices(paths))))
         missing = np.flatnonzero(stamps[:, 0] < 0)
         if len(missing):
             first = paths[missing[0]]
-            near = near_name(images_dir, first)
+            near = None if is_remote(images_dir) else near_name(images_dir, first)
             raise DataError(
                 f"annotations {path}: {len(missing)} of {len(paths)} image files are missing, the first is {first}; "
                 + (f"there is {near}; correct file_name" if near else "check the image folder")
             )
-        root = os.path.join(os.path.abspath(images_dir), "")
+        root = os.path.join(absolute(images_dir), "")
         names = [one.removeprefix(root) for one in paths]
         headers = read_headers(path, names, stamps)
         unknown = np.flatnonzero(headers[:, 0] == 0)
@@ -81,6 +86,19 @@ def _stamps(paths: list[str]) -> np.ndarray:
             status = os.stat(path)
             if stat.S_ISREG(status.st_mode):
                 stamps[row] = status.st_size, status.st_mtime_ns
+    return stamps
+
+
+def _remote_stamps(folder: Path, paths: list[str]) -> np.ndarray:
+    """See `_stamps`; from one listing of the folder, in which every file system tells a change in its own words."""
+    root = to_path(folder)
+    found = root.fs.find(root.path, detail=True)
+    stamps = np.full((len(paths), 2), -1, np.int64)
+    for row, path in enumerate(paths):
+        info = found.get(to_path(path).path)
+        if info is not None:
+            digest = hashlib.sha256(repr(sorted(info.items())).encode()).digest()
+            stamps[row] = info["size"] or 0, int.from_bytes(digest[:7], "big")
     return stamps
 
 
@@ -190,9 +208,9 @@ def _read_header(path: str) -> tuple[tuple[int, int], int]:
 
     advice = "replace the file or remove it from the annotations"
     try:
-        with open(path, "rb") as file:
+        with open_binary(path, block_size=EXIF_WINDOW) as file:
             head = file.read(EXIF_WINDOW)
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             tail = file.read()
             with Image.open(file) as image:
                 kind, size = image.format, image.size

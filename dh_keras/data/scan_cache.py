@@ -39,7 +39,7 @@ def read_headers(annotations: Path, names: list[str], stamps: np.ndarray) -> np.
     """
     headers = np.zeros((len(names), 3), np.int32)
     try:
-        with np.load(cache_of(annotations)) as archive:
+        with np.load(io.BytesIO(cache_of(annotations).read_bytes())) as archive:
             if archive["version"] != _VERSION:
                 return headers
             known_names = archive["names"].tobytes().decode(errors="surrogateescape").split("\0")

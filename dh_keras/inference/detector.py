@@ -25,6 +25,7 @@ from dh_keras.inference.serving_module import LABELS_FILE, SIGNATURE_FILE, Servi
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
+from dh_keras.paths import local_folder, to_path
 from dh_keras.run.classes import Category, read_classes
 from dh_keras.run.run_folder import RunFolder, is_run_folder, open_run
 from dh_keras.run.weights import load_weights
@@ -76,7 +77,7 @@ class Detector:
         Raises:
             DataError: when the folder is neither, or its weights do not fit its config.
         """
-        path = Path(path)
+        path = to_path(path)
         if is_run_folder(path):
             return ModelDetector.from_run(open_run(path, overrides), precision=precision)
         if (path / "saved_model.pb").is_file():
@@ -235,7 +236,8 @@ class SavedModelDetector(Detector):
 
     def __init__(self, path: Path):
         try:
-            self._loaded = tf.saved_model.load(str(path))  # its functions need it
+            with local_folder(path) as folder:
+                self._loaded = tf.saved_model.load(str(folder))  # its functions need it
             from_bytes = self._loaded.signatures["serving_default"]
             from_images = self._loaded.signatures["serve_image"]
             rows = from_bytes.structured_outputs["detection_scores"].shape[1]

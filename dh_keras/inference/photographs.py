@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from dh_keras.data.transforms import decode_image
 from dh_keras.errors import DataError, one_line, visible
+from dh_keras.paths import to_path
 
 
 def read_image_file(path: str | Path) -> bytes:
@@ -16,9 +17,9 @@ def read_image_file(path: str | Path) -> bytes:
         DataError: naming the file, when it cannot be read or is empty.
     """
     try:
-        data = Path(path).read_bytes()
+        data = to_path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
     if not data:
         raise DataError(f"{path}: the file is empty; expected a JPEG or PNG image")
     return data

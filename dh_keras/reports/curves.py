@@ -22,7 +22,7 @@ def read_metrics(path: Path) -> list[Row]:
     Raises:
         DataError: naming the file and the line, when it is empty, lacks a column or holds something else than numbers.
     """
-    with open(path, newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
         if missing:

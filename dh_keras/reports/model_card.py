@@ -16,6 +16,7 @@ from dh_keras.config.schema import Config
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.formats.coco_entries import read_json
 from dh_keras.evaluation.coco_metrics import format_number
+from dh_keras.paths import to_path
 from dh_keras.reports.curves import Row, best_row
 from dh_keras.reports.run_data import SplitFacts, describe_split, describe_training_data, uses_shapes
 from dh_keras.run.run_folder import RunFolder
@@ -139,9 +140,9 @@ def _first(texts: Sequence[str], most: int) -> str:
 
 def describe_licence(config: Config, val: CocoDataset) -> str:
     """Say what the annotation file says of licences, or that nothing is known."""
-    if uses_shapes(config.data) and Path(val.annotations_path).is_relative_to(config.data.shapes.directory):
+    if uses_shapes(config.data) and Path(str(val.annotations_path)).is_relative_to(config.data.shapes.directory):
         return "drawn by dh_keras itself; nobody else holds rights in it."
-    path = Path(val.annotations_path)
+    path = to_path(val.annotations_path)
     licences = read_json(path).get("licenses")
     rows = [row for row in licences if isinstance(row, dict)] if isinstance(licences, list) else []
     names = [" ".join(str(row[key]) for key in ("name", "url") if row.get(key)) for row in rows]

@@ -113,7 +113,7 @@ def describe_split(dataset: CocoDataset) -> SplitFacts:
     per_class = np.bincount(dataset.classes, minlength=dataset.num_classes).tolist()
     areas = dataset.truth.areas[~dataset.truth.crowd]
     sizes = {name: int(mask.sum()) for name, mask in size_masks(areas).items() if name != "all"}
-    folder = str(dataset.images_dir) if Path(dataset.annotations_path).suffix == ".json" else None
+    folder = str(dataset.images_dir) if str(dataset.annotations_path).endswith(".json") else None
     return SplitFacts(
         source=str(dataset.annotations_path),
         folder=folder,

@@ -7,6 +7,7 @@ from pathlib import Path
 from dh_keras.config.load import load_config, save_config
 from dh_keras.config.schema import Config
 from dh_keras.errors import DataError
+from dh_keras.paths import to_path
 from dh_keras.run.classes import Category, read_classes, write_classes
 
 CONFIG_FILE = "config.yaml"
@@ -50,7 +51,7 @@ class RunFolder:
 
 def is_run_folder(path: str | Path) -> bool:
     """Whether a folder holds a run's config and classes."""
-    return (Path(path) / CONFIG_FILE).is_file() and (Path(path) / CLASSES_FILE).is_file()
+    return (to_path(path) / CONFIG_FILE).is_file() and (to_path(path) / CLASSES_FILE).is_file()
 
 
 def write_run(folder: Path, config: Config, categories: Sequence[Category]) -> None:
@@ -66,7 +67,7 @@ def open_run(path: str | Path, overrides: Sequence[str] = ()) -> RunFolder:
         DataError: when it is not one, or its classes cannot be read.
         ConfigError: when its config or an override is wrong.
     """
-    path = Path(path)
+    path = to_path(path)
     if not is_run_folder(path):
         raise DataError(f"{path}: not a run folder, which holds {CONFIG_FILE} and {CLASSES_FILE}")
     return RunFolder(path, load_config(path / CONFIG_FILE, overrides), read_classes(path / CLASSES_FILE))

@@ -13,6 +13,7 @@ import h5py
 from dh_keras.errors import DataError, one_line
 from dh_keras.files import replaced_file
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.paths import local_file, to_path
 from dh_keras.run.classes import Category, read_classes
 from dh_keras.run.run_folder import CLASSES_FILE, is_run_folder, open_run
 
@@ -46,8 +47,8 @@ def load_weights(model: DoubleHeadRCNN, path: Path) -> None:
         DataError: when the file is damaged or of another architecture.
     """
     try:
-        with _without_optimizer(model):
-            model.load_weights(path)
+        with _without_optimizer(model), local_file(path) as file:
+            model.load_weights(file)
     except _DAMAGED as error:
         raise DataError(
             f"{path}: is damaged, or of another architecture than its run's config: {one_line(error)}"
@@ -68,7 +69,7 @@ def initialize_weights(model: DoubleHeadRCNN, source: str | Path, categories: Se
     Raises:
         DataError: when the source is neither, or anything but the predictors does not fit.
     """
-    source = Path(source)
+    source = to_path(source)
     same_classes = True
     weights = source
     if is_run_folder(source):
@@ -91,7 +92,7 @@ def _copy_arrays(source: Path, target: Path, same_classes: bool) -> list[str]:
     """Copy what fits from one weights file into another in place; return a line for each predictor array left alone."""
     skipped, wrong = [], []
     try:
-        with h5py.File(source, "r") as old, h5py.File(target, "r+") as new:
+        with local_file(source) as file, h5py.File(file, "r") as old, h5py.File(target, "r+") as new:
             for name, array in _arrays(new).items():
                 given = old.get(name)
                 is_predictor = any(part in name for part in PREDICTOR_NAMES) and "heads" in name

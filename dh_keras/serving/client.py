@@ -24,6 +24,7 @@ from dh_keras.inference.photographs import read_image, read_image_file
 from dh_keras.inference.prediction.folder import RESULT_FILES
 from dh_keras.inference.prediction.image_files import describe_image
 from dh_keras.inference.served import read_served, split_by_image
+from dh_keras.paths import to_path
 
 # The server takes messages up to this size; a gRPC client takes 4 MB unless it is told otherwise.
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -190,7 +191,7 @@ def predict_on_server(client: Client, paths: Sequence[Path], output: str | Path,
         DataError: when the output exists.
         ServerError: when the server fails; what was detected before is written.
     """
-    output = Path(output)
+    output = to_path(output)
     file = output if output.suffix == ".json" else output / RESULT_FILES["json"]
     require_absent(file)
     rows: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.files import new_folder, require_absent, write_json
 from dh_keras.inference.detector import Detector, ModelDetector
 from dh_keras.inference.serving_module import LABELS_FILE, SIGNATURE_FILE
+from dh_keras.paths import to_path
 from dh_keras.run.classes import write_classes
 from dh_keras.serving.warmup import warmup_requests, write_warmup_requests
 
@@ -40,7 +41,7 @@ def export_saved_model(detector: Detector, output: str | Path) -> Path:
     """
     if not isinstance(detector, ModelDetector):
         raise DataError(f"{detector.path}: is a SavedModel already; export takes a run folder")
-    module, output = detector.module, Path(output)
+    module, output = detector.module, to_path(output)
     require_absent(output, _CHOOSE_NEXT)
     if not output.name.isdigit():
         raise DataError(f"{output}: TensorFlow Serving wants a numbered folder; use {output / '1'}")

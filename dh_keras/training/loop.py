@@ -14,6 +14,7 @@ from dh_keras.files import CHOOSE_OR_RESUME, new_folder, require_new_folder, req
 from dh_keras.inference.detector import Detector, ModelDetector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.hub_backbone import resolve_backbone
+from dh_keras.paths import to_path
 from dh_keras.pretrained.build import build_detector
 from dh_keras.run.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, open_run, write_run
 from dh_keras.run.weights import initialize_weights, load_weights
@@ -74,7 +75,7 @@ def train(
         DataError, ConfigError, TrainingError, WriteError: one line that says what to change.
         Interrupted: when a signal ended training and everything is saved.
     """
-    output = Path(output)
+    output = to_path(output)
     with join_workers(strategy, timeout=worker_timeout) as workers:
         begun = open_run(output) if resume else None
         config = config or begun.config
@@ -287,6 +288,6 @@ def _finish(job: Job) -> None:
     folder = write_pictures(job.detector, pictured, run.path / PICTURES_DIR, count=config.train.pictures)
     print(f"\nwritten: {run.path} (weights {run.weights.name}, metrics.csv, tensorboard/; pictures in {folder})")
     photographs = (
-        "PHOTO.jpg" if config.data.train_tfrecords and job.data.val is None else Path(pictured.paths[0]).parent
+        "PHOTO.jpg" if config.data.train_tfrecords and job.data.val is None else to_path(pictured.paths[0]).parent
     )
     print(f"next: dh-keras predict {run.path} {photographs} --output predictions")

@@ -6,6 +6,7 @@ the place of what was there.
 
 import csv
 import io
+import tempfile
 import time
 import weakref
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import tensorflow as tf
 
 from dh_keras.evaluation.coco_metrics import METRIC_NAMES
-from dh_keras.files import replaced_text, writing
+from dh_keras.files import replaced_text, write_bytes, writing
 from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.paths import is_remote
 
 AP_COLUMNS = tuple(name for name in METRIC_NAMES if name.startswith("AP"))
 COLUMNS = (
@@ -73,6 +75,8 @@ class EventWriter:
 
     def __init__(self, folder: Path, *, first_step: int):
         self.folder = folder
+        # TensorFlow writes to disks; from this one the file is copied whenever it has to be complete.
+        self._local = tempfile.TemporaryDirectory(prefix="dh_keras-") if is_remote(folder) else None
         log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
         restart = tf.compat.v1.Event(wall_time=time.time(), step=first_step, session_log=log)
         with writing(folder), tf.device("CPU:0"):
@@ -80,7 +84,11 @@ class EventWriter:
             self._writer = tf.raw_ops.SummaryWriter(shared_name=f"{folder} {time.time_ns()}")
             weakref.finalize(self, _close, self._writer).atexit = False
             tf.raw_ops.CreateSummaryFileWriter(
-                writer=self._writer, logdir=str(folder), max_queue=10, flush_millis=120_000, filename_suffix=".v2"
+                writer=self._writer,
+                logdir=str(folder) if self._local is None else self._local.name,
+                max_queue=10,
+                flush_millis=120_000,
+                filename_suffix=".v2",
             )
             tf.raw_ops.ImportEvent(writer=self._writer, event=restart.SerializeToString())
 
@@ -95,6 +103,9 @@ class EventWriter:
         """See that everything is in the file."""
         with writing(self.folder):
             tf.raw_ops.FlushSummaryWriter(writer=self._writer)
+        if self._local is not None:
+            for file in Path(self._local.name).iterdir():
+                write_bytes(self.folder / file.name, file.read_bytes())
 
 
 def _close(writer: tf.Tensor) -> None:

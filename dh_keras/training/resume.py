@@ -15,6 +15,7 @@ from dh_keras.data.dataset import CocoDataset
 from dh_keras.errors import ConfigError, DataError, TrainingError, one_line
 from dh_keras.files import remove_leftovers, replaced_file
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.paths import local_file
 from dh_keras.run.classes import Category
 from dh_keras.run.run_folder import CLASSES_FILE, CONFIG_FILE, METRICS_FILE, STATE_FILE, RunFolder
 from dh_keras.training.progress import Progress
@@ -103,7 +104,7 @@ def load_state(model: DoubleHeadRCNN, path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise TrainingError(f"{path}: nothing to resume from; start without --resume, or into another --output")
     try:
-        with np.load(path) as archive:
+        with local_file(path) as file, np.load(file) as archive:
             arrays = {name: archive[name] for name in archive.files}
         progress = dict(json.loads(str(arrays.pop(PROGRESS_KEY))))
     except Exception as error:  # zipfile, zlib, NumPy and JSON raise many types on damaged files

@@ -1,6 +1,5 @@
 """Headers of image files are read once and then known, until a file changes; whatever happens to what keeps them."""
 
-import builtins
 import os
 import threading
 
@@ -11,6 +10,7 @@ from dh_keras.data import images
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.data.scan_cache import cache_of
 from dh_keras.errors import DataError
+from dh_keras.paths import open_binary
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def opened(monkeypatch):
     """Names of the image files that were opened since the last `clear`."""
     names, lock = [], threading.Lock()
 
-    def counting_open(path, *arguments):
+    def counting_open(path, **options):
         with lock:
             names.append(os.path.basename(path))
-        return builtins.open(path, *arguments)
+        return open_binary(path, **options)
 
-    monkeypatch.setattr(images, "open", counting_open, raising=False)
+    monkeypatch.setattr(images, "open_binary", counting_open)
     return names
 
 

@@ -21,6 +21,7 @@ from dh_keras.data.formats.coco_entries import (
 from dh_keras.data.formats.coco_file import CocoFile, read_coco
 from dh_keras.data.images import check_images_on_disk
 from dh_keras.errors import DataError
+from dh_keras.paths import to_path
 from dh_keras.run.classes import Category
 
 
@@ -95,7 +96,7 @@ def read_categories(annotations: str | Path) -> tuple[Category, ...]:
     Raises:
         DataError: as `load_coco`.
     """
-    path = Path(annotations)
+    path = to_path(annotations)
     return parse_categories(path, read_json(path)["categories"])
 
 
@@ -105,7 +106,7 @@ def read_image_ids(annotations: str | Path) -> tuple[dict[str, int | float | str
     Raises:
         DataError: as `load_coco`.
     """
-    path = Path(annotations)
+    path = to_path(annotations)
     tree = read_json(path)
     refuse_errors(path, image_id_findings("", tree["images"]))
     image_ids = {os.path.normpath(str(row.get("file_name"))): row["id"] for row in tree["images"]}

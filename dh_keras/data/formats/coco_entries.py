@@ -10,6 +10,7 @@ from dh_keras.data.formats.findings import Finding
 from dh_keras.data.formats.json_rows import JsonRows, parse_json
 from dh_keras.errors import DataError, one_line
 from dh_keras.files import is_utf8
+from dh_keras.paths import absolute, is_remote, normalized
 from dh_keras.run.classes import MAX_ID, Category
 
 IMAGE_ID_TYPES = (int, float, str, bool)  # what compares and hashes
@@ -187,8 +188,8 @@ def scan_images(
     findings = image_id_findings(split, rows)
     images: list[ImageEntry] = []
     index_of_id: dict[object, int] = {}
-    root = os.path.abspath(folder)
-    roots = tuple(os.path.join(one, "") for one in (root, os.path.realpath(root)))
+    root = absolute(folder)
+    roots = tuple(os.path.join(one, "") for one in (root, root if is_remote(root) else os.path.realpath(root)))
     for number, row in enumerate(rows):
         if not isinstance(row.get("id"), IMAGE_ID_TYPES):
             continue
@@ -207,7 +208,7 @@ def _resolve(roots: tuple[str, ...], folder: Path, row: dict) -> str:
     name = row.get("file_name")
     if not isinstance(name, str) or not name or not is_utf8(name):
         raise ValueError(f"image {row['id']!r:.40}: expected a file_name, got {name!r:.80}; add it")
-    full = os.path.normpath(os.path.join(roots[0], name))
+    full = normalized(os.path.join(roots[0], name))
     if not full.startswith(roots):
         raise ValueError(f"file_name {name!r} leaves the image folder {folder}; expected a name relative to it")
     return full

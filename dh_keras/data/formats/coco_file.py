@@ -27,6 +27,7 @@ from dh_keras.data.formats.coco_entries import (
 from dh_keras.data.formats.findings import Finding
 from dh_keras.data.formats.json_rows import chunks
 from dh_keras.errors import DataError
+from dh_keras.paths import to_path
 from dh_keras.run.classes import Category
 
 _LOST = {
@@ -133,7 +134,7 @@ def read_coco(annotations: str | Path, images_dir: str | Path, *, name: str = ""
     Raises:
         DataError: when the file is no COCO JSON, or there is no such folder.
     """
-    path, folder = Path(annotations), Path(images_dir)
+    path, folder = to_path(annotations), to_path(images_dir)
     tree = read_json(path)
     if not folder.is_dir():
         raise DataError(f"images folder {folder}: no such folder; give the folder that file_name in {path} starts from")

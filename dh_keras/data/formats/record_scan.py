@@ -3,7 +3,7 @@
 Images are not decoded: only the sizes in their headers are read.
 """
 
-import os
+import functools
 import struct
 
 import numpy as np
@@ -13,23 +13,26 @@ from tqdm import tqdm
 from dh_keras.data import transforms
 from dh_keras.data.images import choose_frame
 from dh_keras.errors import DataError, one_line
+from dh_keras.paths import is_remote, open_binary, to_path
 
 # A record is its length (8 bytes), a checksum of the length (4), the data, and a checksum of the data (4).
 _FRAME = 16
 _BAR_FROM = 1000
+# Bytes that are fetched at once from another file system, where most records are smaller.
+_FETCH = 262144
 
 
 def scan_offsets(file: str) -> np.ndarray:
     """Return int64[records], the bytes before every record, from the lengths alone.
 
     Args:
-        file: an uncompressed TFRecord file, local.
+        file: an uncompressed TFRecord file.
 
     Raises:
         DataError: when the lengths do not fit the file: it is cut off, compressed, or of another kind.
     """
-    size, offset, offsets = os.path.getsize(file), 0, []
-    with open(file, "rb") as stream:
+    size, offset, offsets = to_path(file).stat().st_size, 0, []
+    with open_binary(file, block_size=_FETCH) as stream:
         while offset < size:
             stream.seek(offset)
             head = stream.read(8)
@@ -44,12 +47,33 @@ def scan_offsets(file: str) -> np.ndarray:
     return np.array(offsets, np.int64)
 
 
-def scan_records(files: list[str], counts: list[int]) -> dict[str, list]:
+def read_record(file: str, offset: int) -> bytes:
+    """Read the data of one record of another file system, whose checksums are not looked at."""
+    path, start, end = to_path(file), int(offset), int(offset) + _FETCH
+    data = path.fs.cat_file(path.path, start=start, end=end)
+    last = start + 12 + struct.unpack_from("<Q", data)[0]
+    if last > end:
+        data += path.fs.cat_file(path.path, start=end, end=last)
+    return data[12 : last - start]
+
+
+def _records(file: str, offsets: np.ndarray) -> tf.data.Dataset:
+    """All records of a file."""
+    if not is_remote(file):
+        return tf.data.TFRecordDataset(file)
+    read = functools.partial(read_record, file)
+    return tf.data.Dataset.from_tensor_slices(offsets).map(
+        lambda offset: tf.ensure_shape(tf.numpy_function(read, [offset], tf.string), []),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def scan_records(files: list[str], offsets: list[np.ndarray]) -> dict[str, list]:
     """Parse every record with the Model Garden's decoder.
 
     Args:
         files: TFRecord files.
-        counts: number of records in each.
+        offsets: int64[records] of each, see `scan_offsets`.
 
     Returns:
         Lists with one item per record: source_id str; size (height, width) of the upright image; orientation, the
@@ -61,11 +85,12 @@ def scan_records(files: list[str], counts: list[int]) -> dict[str, list]:
     """
     read = _record_parser()
     rows: dict[str, list] = {}
-    with tqdm(total=sum(counts), desc="reading records", unit="record", disable=sum(counts) < _BAR_FROM) as bar:
-        for file, count in zip(files, counts, strict=True):
-            records = tf.data.TFRecordDataset(file).map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    total = sum(map(len, offsets))
+    with tqdm(total=total, desc="reading records", unit="record", disable=total < _BAR_FROM) as bar:
+        for file, places in zip(files, offsets, strict=True):
+            records = _records(file, places).map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             iterator = records.as_numpy_iterator()
-            for number in range(1, count + 1):
+            for number in range(1, len(places) + 1):
                 for name, value in _next_row(iterator, f"record {number} of {file}").items():
                     rows.setdefault(name, []).append(value)
                 bar.update()

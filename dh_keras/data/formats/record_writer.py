@@ -11,6 +11,7 @@ from dh_keras.data.dataset import CocoDataset, TruthBoxes
 from dh_keras.data.formats.tfrecord import SIDECAR_SUFFIX
 from dh_keras.errors import DataError
 from dh_keras.files import filled_folder, require_absent, write_json
+from dh_keras.paths import to_path
 
 
 def write_tfrecords(dataset: CocoDataset, prefix: str | Path, *, shards: int) -> list[Path]:
@@ -30,7 +31,7 @@ def write_tfrecords(dataset: CocoDataset, prefix: str | Path, *, shards: int) ->
     Raises:
         DataError: when a file of that name exists, or shards cannot be filled; nothing is written.
     """
-    prefix = Path(prefix)
+    prefix = to_path(prefix)
     names = [f"{prefix.name}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
     names.append(prefix.name + SIDECAR_SUFFIX)
     if not 1 <= shards <= len(dataset):
@@ -69,7 +70,7 @@ def make_example(dataset: CocoDataset, index: int, truth: TruthBoxes, names: dic
     """
     from official.vision.data.tf_example_builder import TfExampleBuilder
 
-    encoded = Path(dataset.paths[index]).read_bytes()
+    encoded = to_path(dataset.paths[index]).read_bytes()
     height, width = dataset.sizes[index].tolist()
     xywh, category_ids = truth.xywh, truth.category_ids.tolist()
     left, top, right, bottom = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).T

@@ -3,13 +3,12 @@
 The files are looked through once, when they are opened: where every record starts, how large its image is, and its
 boxes. From then on they are a split like any other: records are read by their places in the files, in the order of a
 plan of image indices. So an epoch has as many steps as with a folder of the same images, batches have one canvas, the
-order is that of the seed, workers share every batch, and a run goes on from any step. Files are local, uncompressed.
+order is that of the seed, workers share every batch, and a run goes on from any step. Files are not compressed.
 
 The schema is that of `official.vision.dataloaders.tf_example_decoder`: boxes from 0 to 1, labels are category ids.
 Their names come from a small JSON file beside the records, PREFIX.categories.json, or from the validation split.
 """
 
-import glob
 import hashlib
 import json
 import os
@@ -25,8 +24,9 @@ import tensorflow as tf
 from dh_keras.data.dataset import CocoDataset, build_dataset
 from dh_keras.data.formats.coco import read_categories
 from dh_keras.data.formats.coco_entries import parse_categories
-from dh_keras.data.formats.record_scan import scan_offsets, scan_records
+from dh_keras.data.formats.record_scan import read_record, scan_offsets, scan_records
 from dh_keras.errors import DataError
+from dh_keras.paths import absolute, is_remote, matching, to_path
 from dh_keras.run.classes import Category
 
 SIDECAR_SUFFIX = ".categories.json"
@@ -55,9 +55,10 @@ class RecordDataset(CocoDataset):
         files = tf.constant(self.record_files, tf.string)
         file_index = tf.constant(self.file_index, tf.int32)
         offsets = tf.constant(self.record_offsets, tf.int64)
+        read_one = _read_remote_record if is_remote(self.record_files[0]) else _read_record
 
         def read(index: tf.Tensor) -> tf.Tensor:
-            record = _read_record(files[file_index[index]], offsets[index])
+            record = read_one(files[file_index[index]], offsets[index])
             feature = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
             return tf.io.parse_single_example(record, feature)["image/encoded"]
 
@@ -75,6 +76,15 @@ def _read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     )
     first = tf.raw_ops.TakeDataset(input_dataset=records, count=tf.constant(1, tf.int64), **kind)
     return tf.raw_ops.DatasetToSingleElement(dataset=first, **kind)[0]
+
+
+def _read_remote_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """Read one record of another file system; TensorFlow's own operations know none."""
+
+    def read(name: bytes | np.ndarray, start: np.ndarray) -> bytes:
+        return read_record(np.asarray(name).item().decode(), start)
+
+    return tf.ensure_shape(tf.numpy_function(read, [file, offset], tf.string), [])
 
 
 def load_tfrecords(pattern: str | Path, *, val_annotations: str | Path | None = None) -> RecordDataset:
@@ -97,7 +107,7 @@ def load_tfrecords(pattern: str | Path, *, val_annotations: str | Path | None = 
     counts = [len(part) for part in offsets]
     if not sum(counts):
         raise DataError(f"TFRecords {pattern}: no record in {len(files)} files; write them again")
-    records = scan_records(files, counts)
+    records = scan_records(files, offsets)
     file_index = np.repeat(np.arange(len(files), dtype=np.int32), counts)
     image_ids = _image_ids(str(pattern), records["source_id"])
     paths = [f"{files[i]}/image_{number}" for i, number in zip(file_index, image_ids, strict=True)]
@@ -105,8 +115,8 @@ def load_tfrecords(pattern: str | Path, *, val_annotations: str | Path | None = 
     sizes = np.array(records["size"], np.int32)
     return build_dataset(
         RecordDataset,
-        annotations_path=Path(pattern),
-        images_dir=Path(files[0]).parent,
+        annotations_path=to_path(pattern),
+        images_dir=to_path(files[0]).parent,
         categories=categories,
         category_ids=category_ids,
         image_ids=image_ids,
@@ -124,11 +134,11 @@ def load_tfrecords(pattern: str | Path, *, val_annotations: str | Path | None = 
 
 
 def _find_files(pattern: str) -> list[str]:
-    matches = sorted(os.path.abspath(match) for match in glob.glob(pattern, recursive=True))
-    files = [match for match in matches if os.path.isfile(match) and not match.endswith(SIDECAR_SUFFIX)]
+    matches = sorted(map(absolute, matching(pattern)))
+    files = [match for match in matches if to_path(match).is_file() and not match.endswith(SIDECAR_SUFFIX)]
     if not files:
         raise DataError(
-            f"TFRecords {pattern}: no such file; expected a pattern of local files, such as records/train-*.tfrecord"
+            f"TFRecords {pattern}: no such file; expected a pattern of files, such as records/train-*.tfrecord"
         )
     return files
 
@@ -140,7 +150,7 @@ def sidecar_of(file: str | Path) -> Path:
         >>> str(sidecar_of("records/train-00000-of-00008.tfrecord"))
         'records/train.categories.json'
     """
-    return Path(_SHARD.sub("", str(file)) + SIDECAR_SUFFIX)
+    return to_path(_SHARD.sub("", str(file)) + SIDECAR_SUFFIX)
 
 
 def _find_categories(pattern: str, files: list[str], val_annotations: str | Path | None) -> tuple[Category, ...]:

@@ -90,7 +90,7 @@ class PredictionSettings:
             "annotations_digest": None if self.annotations is None else file_digest([self.annotations]),
             "pictures": self.pictures,
             "files": len(paths),
-            "files_digest": hashlib.sha256(b"\n".join(map(os.fsencode, paths))).hexdigest(),
+            "files_digest": hashlib.sha256(b"\n".join(os.fsencode(str(path)) for path in paths)).hexdigest(),
             "shard": str(self.shard),
             "parts": parts,
             "categories": [{"id": category.id, "name": category.name} for category in categories],
@@ -107,7 +107,7 @@ def file_digest(paths: Iterable[Path]) -> str:
     """One SHA-256 of several files' contents."""
     digest = hashlib.sha256()
     for path in paths:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
@@ -213,7 +213,7 @@ class PredictionFolder:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Rows of all parts, one at a time, in the order of the files."""
         for number in range(self.settings["parts"]):
-            with open(self.part(number), encoding="utf-8") as file:
+            with self.part(number).open(encoding="utf-8") as file:
                 yield from map(json.loads, file)
 
     def remove_parts(self) -> None:

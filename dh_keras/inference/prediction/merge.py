@@ -10,6 +10,7 @@ from dh_keras.files import require_new_folder
 from dh_keras.inference.prediction.folder import PredictionFolder, file_digest, find_difference
 from dh_keras.inference.prediction.result_files import Summary, write_results
 from dh_keras.inference.prediction.sources import Shard
+from dh_keras.paths import to_path
 
 
 def merge_predictions(shards: Sequence[Path], output: str | Path) -> Summary:
@@ -25,9 +26,9 @@ def merge_predictions(shards: Sequence[Path], output: str | Path) -> Summary:
     Raises:
         DataError: when a shard is missing, given twice, not finished, or made with other settings; nothing is written.
     """
-    output = Path(output)
+    output = to_path(output)
     require_new_folder(output)
-    folders = [PredictionFolder.open(Path(path)) for path in shards]
+    folders = [PredictionFolder.open(to_path(path)) for path in shards]
     _check_settings(folders)
     _check_complete(folders)
     rows = heapq.merge(*(folder.rows() for folder in folders), key=itemgetter("index"))
@@ -42,7 +43,7 @@ def _check_settings(folders: Sequence[PredictionFolder]) -> None:
             raise DataError(f"{folder.path}: differs from {first.path} in {difference}; merge shards of one prediction")
     annotations = first.settings["annotations"]
     if annotations is not None:
-        path = Path(annotations)
+        path = to_path(annotations)
         if not path.is_file() or file_digest([path]) != first.settings["annotations_digest"]:
             raise DataError(f"{path}: the annotations that gave the ids are gone or changed; bring them back")
 

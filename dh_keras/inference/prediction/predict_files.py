@@ -22,6 +22,7 @@ from dh_keras.inference.prediction.image_files import (
 from dh_keras.inference.prediction.result_files import CocoIds, Summary, read_errors, write_results
 from dh_keras.inference.prediction.sources import Item, plan_chunks, plan_items
 from dh_keras.inference.prediction.video import detect_video
+from dh_keras.paths import to_path
 
 # What was found is told file by file up to this many files.
 SENTENCES_UP_TO = 100
@@ -59,7 +60,7 @@ def predict_files(
     if settings.format == "coco":
         CocoIds(detector.categories, settings.annotations).check(paths)
     begin = PredictionFolder.resume if resume else PredictionFolder.create
-    folder = begin(Path(output), settings.describe(paths, detector.categories, len(chunks)))
+    folder = begin(to_path(output), settings.describe(paths, detector.categories, len(chunks)))
     if folder.is_finished:
         folder.remove_parts()
         return Summary(errors=read_errors(folder.path), finished_before=True)

@@ -15,6 +15,7 @@ from dh_keras.errors import DataError
 from dh_keras.evaluation.coco_metrics import boxes_to_xywh
 from dh_keras.files import replaced_text
 from dh_keras.inference.prediction.folder import ERRORS_FILE, IMAGES_FILE, RESULT_FILES
+from dh_keras.paths import absolute, to_path
 from dh_keras.run.classes import Category
 
 CSV_COLUMNS = (
@@ -93,7 +94,7 @@ class CocoIds:
         Raises:
             DataError: naming the file, when there is none.
         """
-        parts = Path(path).absolute().parts
+        parts = Path(absolute(path)).parts
         for start in range(len(parts)):
             name = str(Path(*parts[start:]))
             if name in self._image_ids:
@@ -165,7 +166,7 @@ def read_errors(output: Path) -> list[str]:
     path = output / ERRORS_FILE
     if not path.is_file():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return [row["error"] for row in csv.DictReader(file)]
 
 
@@ -195,7 +196,7 @@ def _write_csv(rows: Iterable[dict[str, Any]], file: TextIO, output: Path, setti
 def _write_coco(rows: Iterable[dict[str, Any]], file: TextIO, output: Path, settings: dict[str, Any]) -> None:
     categories = [Category(row["id"], row["name"]) for row in settings["categories"]]
     if settings["annotations"] is not None:
-        ids = CocoIds(categories, Path(settings["annotations"]))
+        ids = CocoIds(categories, to_path(settings["annotations"]))
         _write_coco_results(((ids.image(row["file"]), row) for row in rows), file, ids)
         return
     ids = CocoIds(categories)

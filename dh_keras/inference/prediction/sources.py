@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dh_keras.errors import DataError
+from dh_keras.paths import absolute, matching, to_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
@@ -90,17 +91,17 @@ def list_sources(sources: Iterable[str | Path], list_file: str | Path | None = N
     """
     found = [path for source in sources for path in _expand(source)]
     if list_file is not None:
-        found += _read_list(Path(list_file))
+        found += _read_list(to_path(list_file))
     if not found:
         raise DataError("there is nothing to detect in; give images, folders, patterns or videos, or --list FILE")
     first: dict[str, Path] = {}
     for path in found:
-        first.setdefault(os.path.abspath(path), path)
+        first.setdefault(absolute(path), path)
     return list(first.values())
 
 
 def _expand(source: str | Path) -> list[Path]:
-    path = Path(source)
+    path = to_path(source)
     if path.is_dir():
         # Macs put a ._photo.jpg, which is no image, beside each photo.jpg on a disk of another system.
         shown = (one for one in path.iterdir() if not one.name.startswith("."))
@@ -112,7 +113,7 @@ def _expand(source: str | Path) -> list[Path]:
         return [path]
     if not glob.has_magic(str(source)):
         raise DataError(f"{path}: no such file or folder")
-    matches = sorted(Path(name) for name in glob.iglob(str(source), recursive=True))
+    matches = sorted(map(to_path, matching(str(source))))
     matches = [one for one in matches if one.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and one.is_file()]
     if not matches:
         raise DataError(f"{source}: the pattern matches no image or video; ** stands for any folders")
@@ -125,7 +126,7 @@ def _read_list(path: Path) -> list[Path]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DataError(f"--list {path}: cannot be read: {reason}; expected the path of a file in each line") from error
-    named = [(number, Path(line.strip())) for number, line in enumerate(lines, start=1) if line.strip()]
+    named = [(number, to_path(line.strip())) for number, line in enumerate(lines, start=1) if line.strip()]
     missing = [(number, one) for number, one in named if not one.is_file()]
     if missing:
         number, one = missing[0]

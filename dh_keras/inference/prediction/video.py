@@ -16,6 +16,7 @@ from dh_keras.files import is_utf8, replaced_file
 from dh_keras.inference.detector import Detector
 from dh_keras.inference.drawing import draw_detections
 from dh_keras.inference.prediction.image_files import describe_image
+from dh_keras.paths import local_file
 
 DEFAULT_RATE = 25.0
 # The count of frames in a file's header is an estimate; a video that ends earlier than this is cut off.
@@ -46,7 +47,8 @@ class VideoReader:
         self.path = path
         self._cv2 = cv2
         _require_utf8(path)
-        self._capture = cv2.VideoCapture(str(path))
+        self._file = contextlib.ExitStack()
+        self._capture = cv2.VideoCapture(str(self._file.enter_context(local_file(path))))
         if not self._capture.isOpened():
             raise DataError(f"{path}: not a video that can be decoded; it may be cut off or of an unknown codec")
         self.count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
@@ -69,6 +71,7 @@ class VideoReader:
             yield index, round(time, 6), self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB)
             index += 1
         self._capture.release()
+        self._file.close()
         if index == 0 or index < COMPLETE_SHARE * self.count:
             raise DataError(f"{self.path}: the video is cut off: {index} of {self.count} frames can be decoded")
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dh_keras.data.images import EXIF_WINDOW, read_exif_orientation, upright_frame
 from dh_keras.errors import one_line
+from dh_keras.paths import open_binary, to_path
 from dh_keras.reports.data_doctor.duplicates import THUMBNAIL
 
 _FORMATS = ("JPEG", "MPO", "PNG")
@@ -31,6 +32,7 @@ _TURNS = {
     7: _FLIPS.TRANSVERSE,
     8: _FLIPS.ROTATE_90,
 }
+_FETCH = 2**20  # bytes of an image of another file system
 _PARALLEL_FROM = 64  # fewer images are decoded before the processes have started
 
 
@@ -77,7 +79,7 @@ def examine_files(tasks: list[tuple[str, tuple[int, int] | None, np.ndarray]], *
 
 def _examine_file(task: tuple[str, tuple[int, int] | None, np.ndarray]) -> FileFacts:
     path, declared, boxes = task
-    if not os.path.isfile(path):
+    if not to_path(path).is_file():
         return FileFacts(error=("missing_file", f"{path}: no such file"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, on files that decode all the same
@@ -87,7 +89,7 @@ def _examine_file(task: tuple[str, tuple[int, int] | None, np.ndarray]) -> FileF
 
 def _decode(path: str, frame: tuple[tuple[int, int], int] | str, boxes: np.ndarray) -> FileFacts:
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open_binary(path, block_size=_FETCH) as file, Image.open(file) as image:
             if image.format not in _FORMATS:
                 return FileFacts(error=("unsupported_format", frame))
             image.load()
@@ -121,7 +123,7 @@ def read_upright(path: str, orientation: int) -> np.ndarray:
     Returns:
         uint8[H, W, 3], RGB.
     """
-    with Image.open(path) as image:
+    with open_binary(path, block_size=_FETCH) as file, Image.open(file) as image:
         return upright_pixels(image, orientation)
 
 

@@ -14,6 +14,7 @@ from dh_keras.data.formats.coco_entries import (
 )
 from dh_keras.errors import DataError
 from dh_keras.files import is_utf8, new_file, require_absent, write_json
+from dh_keras.paths import to_path
 from dh_keras.reports.data_doctor.data_checks import box_format_findings, boxes_as_stored
 from dh_keras.reports.data_doctor.examined import Examined
 from dh_keras.run.classes import MAX_ID
@@ -38,7 +39,7 @@ def write_fixed(examined: Examined, output: str | Path) -> dict[str, int]:
         DataError: when the output exists, when nothing is left to train on, or when boxes are no x, y, width, height.
         WriteError: when the disk does not take it.
     """
-    output = Path(output)
+    output = to_path(output)
     require_absent(output, CHOOSE_ANOTHER_FIX)
     refuse_errors(examined.split.annotations_path, box_format_findings(examined))  # clipped, they would look right
     tree, changes = clean_tree(examined)

@@ -10,6 +10,7 @@ from dh_keras.data.formats.coco_file import read_coco
 from dh_keras.data.formats.findings import Finding
 from dh_keras.errors import DataError
 from dh_keras.files import new_folder, require_absent
+from dh_keras.paths import to_path
 from dh_keras.reports.data_doctor.box_checks import anchor_coverage, anchor_findings, unusual_boxes
 from dh_keras.reports.data_doctor.data_checks import (
     annotation_findings,
@@ -71,7 +72,7 @@ def inspect_data(
             batches = augmented_batches(annotations, images, config, batches=augmented)
         write_json(folder / "report.json", diagnosis)
         write_html(folder / "report.html", diagnosis, config=config, augmented=batches)
-    print(f"written: {Path(output) / 'report.html'}")
+    print(f"written: {to_path(output) / 'report.html'}")
     if fix is not None:
         changes = write_fixed(diagnosis.splits[0], fix)
         print(f"written: {fix}, which training takes as it is" + ("" if changes else "; nothing had to change"))

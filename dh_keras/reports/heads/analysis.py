@@ -18,6 +18,7 @@ from dh_keras.data.pipeline import image_dataset
 from dh_keras.errors import DataError
 from dh_keras.evaluation.coco_metrics import format_number
 from dh_keras.files import filled_folder, require_new_folder, require_writable, write_json
+from dh_keras.paths import to_path
 from dh_keras.reports.heads.charts import draw_figures
 from dh_keras.reports.heads.probe import CELLS, HeadProbe, open_comparable_runs
 from dh_keras.reports.heads.sliding_windows import IOU_BINS, sliding_windows
@@ -96,7 +97,7 @@ def analyze_heads(
     if limit is not None and limit < 1:
         raise DataError(f"--limit: expected at least 1 image, got {limit}")
     runs = open_comparable_runs(models, overrides)
-    folder = runs[0].path / OUTPUT_DIR if output is None else Path(output)
+    folder = runs[0].path / OUTPUT_DIR if output is None else to_path(output)
     if output is not None:
         require_new_folder(folder)
     require_writable(folder, _OUTPUT_BYTES)

@@ -1,0 +1,91 @@
+"""Paths of this machine's disk and of other file systems, such as gs://bucket/run and s3://bucket/photographs.
+
+What has :// in it belongs to fsspec, whose path objects (`UPath`) have the methods of `Path` but are none: what takes
+files of this machine only refuses them, and gets a `local_file`.
+"""
+
+import contextlib
+import glob
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from dh_keras.errors import DataError, one_line
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is not one of this machine's disk."""
+    return "://" in str(path)
+
+
+def to_path(path: str | Path) -> Path:
+    """Return a `Path`, or the `UPath` of what has :// in it.
+
+    Raises:
+        DataError: when the library of its file system is not installed, or there is none.
+    """
+    if not is_remote(path):
+        return Path(path)
+    from upath import UPath
+
+    try:
+        return UPath(path)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{path}: {one_line(error)}") from error
+
+
+def absolute(path: str | Path) -> str:
+    """Return the absolute path as text, without following links and without a / at the end."""
+    return str(path).rstrip("/") if is_remote(path) else os.path.abspath(path)
+
+
+def normalized(path: str) -> str:
+    """Return an absolute path without . and .. in it."""
+    scheme, mark, rest = path.partition("://") if is_remote(path) and path[0] != os.sep else ("", "", path)
+    return scheme + mark + os.path.normpath(rest)
+
+
+def matching(pattern: str) -> list[str]:
+    """Return what a pattern of names matches, unsorted; ** stands for any folders."""
+    if not is_remote(pattern):
+        return glob.glob(pattern, recursive=True)
+    path = to_path(pattern)
+    return [path.fs.unstrip_protocol(name) for name in path.fs.glob(path.path)]
+
+
+def open_binary(path: str | Path, *, block_size: int) -> BinaryIO:
+    """Open a file to read it.
+
+    Args:
+        path: of the file.
+        block_size: bytes that are fetched at once from another file system.
+    """
+    return to_path(path).open("rb", block_size=block_size) if is_remote(path) else open(path, "rb")
+
+
+@contextlib.contextmanager
+def local_file(path: str | Path) -> Iterator[Path]:
+    """Give a file of this machine: the path itself, or a copy for as long as the block lasts."""
+    path = to_path(path)
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="dh_keras-") as folder:
+        copy = Path(folder, path.name)
+        path.fs.get_file(path.path, str(copy))
+        yield copy
+
+
+@contextlib.contextmanager
+def local_folder(path: str | Path) -> Iterator[Path]:
+    """Give a folder of this machine: the path itself, or a copy with all that is in it; see `local_file`."""
+    path = to_path(path)
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="dh_keras-") as folder:
+        copy = Path(folder, path.name)
+        path.fs.get(path.path.rstrip("/") + "/", f"{copy}/", recursive=True)
+        yield copy
