@@ -41,6 +41,7 @@ setup(
         "keras>=3.15,<3.16",
         "tf-models-official>=2.20,<2.21",
         "pycocotools>=2.0.11,<2.1",
+        "faster-coco-eval>=1.8,<1.9",
         "numpy>=2.0,<2.5",
         "msgspec>=0.20,<1",
         "universal-pathlib>=0.3.8,<0.4",

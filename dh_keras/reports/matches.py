@@ -102,7 +102,7 @@ def match_classes(
     Returns:
         One entry per class, in class order.
     """
-    evaluator = run_cocoeval(dataset, detections, limits=[max_detections], ious=[iou])
+    evaluator = run_cocoeval(dataset, detections, limits=[max_detections], ious=[iou], by_image=True)
     order, images = [int(category_id) for category_id in evaluator.params.catIds], len(evaluator.params.imgIds)
     by_class = []
     for category_id in dataset.category_ids.tolist():

@@ -19,6 +19,7 @@ from dh_keras.evaluation.coco_metrics import (
     coco_results,
     evaluate_detections,
     format_table,
+    run_cocoeval,
 )
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.run.classes import Category
@@ -100,6 +101,49 @@ def test_the_metrics_are_those_of_pycocotools_own_summary(tmp_path, capsys):
     assert metrics["images"] == 30
     assert np.mean([of_class["AP"] for of_class in metrics["per_class"].values()]) == pytest.approx(metrics["AP"])
     assert [of_class["boxes"] for of_class in metrics["per_class"].values()] == np.bincount(dataset.classes).tolist()
+
+
+def random_dataset_and_detections(tmp_path, seed, *, images, most):
+    """Boxes on whole pixels and scores of one digit, so that many tie; crowds; images without boxes or detections."""
+    random, ids = np.random.default_rng(seed), list(CATEGORIES)
+    rows, found = [], []
+    for image in range(1, images + 1):
+        mine = []
+        for _ in range(random.integers(0, 10) if random.random() < 0.8 else 0):
+            (x, y), (width, height) = random.integers(0, 150, 2).tolist(), random.integers(1, 140, 2).tolist()
+            mine.append((image, ids[random.integers(0, 2)], [x, y, width, height], int(random.random() < 0.15)))
+        rows += mine
+        near = []
+        for _ in range(random.integers(0, most) if random.random() < 0.8 else 0):
+            _, category, (x, y, width, height), _ = (
+                mine[random.integers(len(mine))] if mine else (0, 11, [5, 5, 9, 9], 0)
+            )
+            y1, x1, y2, x2 = np.array([y, x, y + height, x + width]) + random.integers(-5, 6, 4)
+            category = ids[random.integers(3)] if random.random() < 0.2 else category
+            near.append(([y1, x1, max(y1 + 1, y2), max(x1 + 1, x2)], round(random.random(), 1), ids.index(category)))
+        found.append(detected(image, *near))
+    return make_dataset(tmp_path, rows, images=range(1, images + 1)), found
+
+
+@pytest.mark.parametrize(
+    ("seed", "images", "most", "limits"),
+    [(0, 300, 12, [1, 10, 100]), (1, 40, 250, [1, 10, 100]), (2, 1, 5, [1, 10, 100]), (3, 30, 1, [3, 100])],
+)
+def test_the_arrays_are_those_of_pycocotools(tmp_path, seed, images, most, limits, capsys):
+    dataset, found = random_dataset_and_detections(tmp_path, seed, images=images, most=most)
+    found = found[: max(1, images * 3 // 4)]
+    ours, theirs = (run_cocoeval(dataset, found, limits=limits, by_image=by_image) for by_image in (False, True))
+    assert type(theirs) is COCOeval
+    assert type(ours) is not COCOeval
+    for name in ("recall", "scores"):
+        np.testing.assert_array_equal(ours.eval[name], theirs.eval[name], err_msg=name)
+    # pycocotools adds the smallest number to what it divides by.
+    np.testing.assert_allclose(ours.eval["precision"], theirs.eval["precision"], rtol=0, atol=1e-15)
+    if len(limits) == 3:
+        for evaluator in (ours, theirs):
+            evaluator.summarize()
+        np.testing.assert_allclose(np.array(ours.stats)[:12], theirs.stats, rtol=0, atol=1e-15)
+        assert most < 10 or 0.05 < theirs.stats[0] < 0.95
 
 
 def test_one_found_one_missed_and_one_false_box_give_the_ap_worked_out_by_hand(tmp_path):
