@@ -3,17 +3,20 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from signal import SIGTERM, raise_signal
 
 import fsspec
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dh_keras import files
 from dh_keras.commands.main import main
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.data.formats.tfrecord import load_tfrecords
+from dh_keras.data.pipeline import find_bad_image, image_dataset
 from dh_keras.errors import DataError, WriteError
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.paths import absolute, local_file, local_folder, matching, normalized, to_path
@@ -58,6 +61,22 @@ def test_paths_of_other_file_systems_are_kept_as_they_are():
     assert normalized("/a/../../b://../c") == "/c"
     with pytest.raises(DataError, match=r"nowhere://a: .*nowhere"):
         to_path("nowhere://a")
+
+
+def test_a_command_says_which_library_a_path_needs(capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "run", "--output", "nowhere://models/1"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"argument --output: nowhere://models/1: .*nowhere", last)
+
+
+def test_an_image_that_is_lost_while_training_runs_is_named(shapes, memory):
+    dataset = load_coco(shapes / "annotations" / "instances_val.json", shapes / "val")
+    memory.rm("/data/val/000003.jpg")
+    index = dataset.paths.index("memory://data/val/000003.jpg")
+    assert re.match(r"image memory://data/val/000003\.jpg: cannot be decoded \(", find_bad_image(dataset))
+    with pytest.raises(tf.errors.OpError, match="FileNotFoundError"):
+        list(image_dataset(dataset, [index]))
 
 
 def test_a_file_of_a_library_that_knows_disks_only_is_a_copy_for_a_while(memory):

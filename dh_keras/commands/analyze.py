@@ -5,15 +5,16 @@ Its best and worst images too. What an earlier analysis wrote is replaced.
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 from dh_keras.errors import ConfigError
-from dh_keras.paths import to_path
 
 
 def make_parser() -> CommandParser:
     parser = CommandParser("analyze", __doc__, words={"run": "RUN"})
-    parser.add_argument("--annotations", type=to_path, help="COCO JSON file, where the run's validation data has moved")
-    parser.add_argument("--images", type=to_path, help="folder of its images")
+    parser.add_argument(
+        "--annotations", type=any_path, help="COCO JSON file, where the run's validation data has moved"
+    )
+    parser.add_argument("--images", type=any_path, help="folder of its images")
     parser.add_argument(
         "--score", type=float, default=0.5, help="confusions and pictures are of detections that score more than this"
     )

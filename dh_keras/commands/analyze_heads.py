@@ -5,16 +5,15 @@ They are compared on sliding windows around annotated objects.
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, make_main
-from dh_keras.paths import to_path
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 
 
 def make_parser() -> CommandParser:
     parser = CommandParser("analyze-heads", __doc__, words={"models": "MODEL [MODEL2]"})
-    parser.add_argument("--annotations", type=to_path, required=True, help="COCO JSON file")
-    parser.add_argument("--images", type=to_path, required=True, help="folder of its images")
+    parser.add_argument("--annotations", type=any_path, required=True, help="COCO JSON file")
+    parser.add_argument("--images", type=any_path, required=True, help="folder of its images")
     parser.add_argument(
-        "--output", type=to_path, help="new folder for heads.json and the figures; MODEL/heads if not given"
+        "--output", type=any_path, help="new folder for heads.json and the figures; MODEL/heads if not given"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="look only at the first N images that have objects")
     return parser

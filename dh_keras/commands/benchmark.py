@@ -7,13 +7,12 @@ import argparse
 import re
 
 from dh_keras.benchmark import PEERS
-from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 from dh_keras.config.load import load_config
 from dh_keras.config.schema import ModelConfig
 from dh_keras.errors import ConfigError
 from dh_keras.files import new_file, require_absent, write_json
 from dh_keras.modeling.constants import PRECISIONS, SIZE_DIVISOR
-from dh_keras.paths import to_path
 
 CONFIG = "mmdetection_double_head_r50_fpn_1x_coco"
 
@@ -35,12 +34,12 @@ def count(text: str) -> int:
 def make_parser() -> CommandParser:
     parser = CommandParser("benchmark", __doc__)
     parser.add_argument(
-        "--config", type=to_path, default=CONFIG, help="file or name, as for train; the detector gets 80 classes"
+        "--config", type=any_path, default=CONFIG, help="file or name, as for train; the detector gets 80 classes"
     )
     parser.add_argument("--train", action="store_true", help="measure training steps instead of inference")
     parser.add_argument("--growth", action="store_true", help="with --train: against batch, RoIs, image size and boxes")
     parser.add_argument("--peer", choices=tuple(PEERS), help="measure this implementation on the same input too")
-    parser.add_argument("--output", type=to_path, metavar="FILE.json", help="JSON file to write")
+    parser.add_argument("--output", type=any_path, metavar="FILE.json", help="JSON file to write")
     sizes = "image sizes; 800x1344, and in training a batch of two 512x512 images too, when not given"
     parser.add_argument("--sizes", nargs="+", type=size, metavar="HxW", help=sizes)
     parser.add_argument("--batches", nargs="+", type=count, metavar="B", help="images per batch; 1 when not given")

@@ -5,14 +5,13 @@ Every augmentation is measured, without a model.
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 from dh_keras.config.load import DEFAULT_CONFIG, load_config
-from dh_keras.paths import to_path
 
 
 def make_parser() -> CommandParser:
     parser = CommandParser("benchmark-data", __doc__)
-    parser.add_argument("--config", type=to_path, default=DEFAULT_CONFIG.stem, help="file or name, as for train")
+    parser.add_argument("--config", type=any_path, default=DEFAULT_CONFIG.stem, help="file or name, as for train")
     parser.add_argument("--annotations", required=True, metavar="PATH", help="COCO JSON file")
     parser.add_argument("--images", required=True, metavar="DIR", help="folder of photographs")
     parser.add_argument("--tfrecords", metavar="PATTERN", help="the same images in TFRecord files, to compare")

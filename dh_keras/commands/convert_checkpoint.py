@@ -2,16 +2,15 @@
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, make_main
-from dh_keras.paths import to_path
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 
 
 def make_parser() -> CommandParser:
     parser = CommandParser("convert-checkpoint", __doc__, words={"checkpoint": "CHECKPOINT"})
-    parser.add_argument("--output", type=to_path, required=True, metavar="RUN", help="run folder to write")
+    parser.add_argument("--output", type=any_path, required=True, metavar="RUN", help="run folder to write")
     parser.add_argument(
         "--class-names",
-        type=to_path,
+        type=any_path,
         metavar="FILE",
         help="a name per line or a JSON list (default: the file's or COCO's)",
     )

@@ -2,18 +2,17 @@
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 from dh_keras.modeling.constants import PRECISIONS
-from dh_keras.paths import to_path
 
 
 def make_parser() -> CommandParser:
     parser = CommandParser("export", __doc__, words={"run": "RUN"})
     parser.add_argument(
-        "--output", type=to_path, required=True, help="numbered folder to write, such as models/cells/1"
+        "--output", type=any_path, required=True, help="numbered folder to write, such as models/cells/1"
     )
     parser.add_argument(
-        "--verify", nargs="+", type=to_path, default=[], metavar="IMAGE", help="compare detections in these"
+        "--verify", nargs="+", type=any_path, default=[], metavar="IMAGE", help="compare detections in these"
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the network's arithmetic")
     return parser

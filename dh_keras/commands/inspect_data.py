@@ -5,10 +5,9 @@ Exits with 1 when training would fail.
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 from dh_keras.config.load import DEFAULT_CONFIG, load_config
 from dh_keras.errors import DataError
-from dh_keras.paths import to_path
 from dh_keras.run.run_folder import next_free_run
 
 
@@ -16,18 +15,18 @@ def make_parser() -> CommandParser:
     parser = CommandParser("inspect-data", __doc__)
     parser.add_argument(
         "--config",
-        type=to_path,
+        type=any_path,
         default=DEFAULT_CONFIG.stem,
         help="file or name, as for train: its anchors and input size",
     )
-    parser.add_argument("--annotations", type=to_path, required=True, metavar="A", help="COCO JSON file")
-    parser.add_argument("--images", type=to_path, required=True, metavar="DIR", help="folder of its images")
-    parser.add_argument("--val-annotations", type=to_path, metavar="B", help="COCO JSON file of the validation split")
-    parser.add_argument("--val-images", type=to_path, metavar="DIR", help="folder of its images")
+    parser.add_argument("--annotations", type=any_path, required=True, metavar="A", help="COCO JSON file")
+    parser.add_argument("--images", type=any_path, required=True, metavar="DIR", help="folder of its images")
+    parser.add_argument("--val-annotations", type=any_path, metavar="B", help="COCO JSON file of the validation split")
+    parser.add_argument("--val-images", type=any_path, metavar="DIR", help="folder of its images")
     parser.add_argument(
-        "--output", type=to_path, metavar="REPORT_DIR", help="folder to write (default: reports/ANNOTATIONS)"
+        "--output", type=any_path, metavar="REPORT_DIR", help="folder to write (default: reports/ANNOTATIONS)"
     )
-    parser.add_argument("--fix", type=to_path, metavar="OUT.json", help="write a cleaned copy of --annotations")
+    parser.add_argument("--fix", type=any_path, metavar="OUT.json", help="write a cleaned copy of --annotations")
     parser.add_argument("--augmented", type=int, default=0, metavar="N", help="show N batches as training gets them")
     return parser
 

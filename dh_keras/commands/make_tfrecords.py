@@ -5,16 +5,15 @@ The files have the Model Garden's detection schema.
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, make_main
-from dh_keras.paths import to_path
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 
 
 def make_parser() -> CommandParser:
     parser = CommandParser("make-tfrecords", __doc__, overrides=False)
-    parser.add_argument("--annotations", type=to_path, required=True, help="COCO JSON file")
-    parser.add_argument("--images", type=to_path, required=True, metavar="DIR", help="folder of its photographs")
+    parser.add_argument("--annotations", type=any_path, required=True, help="COCO JSON file")
+    parser.add_argument("--images", type=any_path, required=True, metavar="DIR", help="folder of its photographs")
     parser.add_argument(
-        "--output", type=to_path, required=True, metavar="PREFIX", help="files are PREFIX-00000-of-0000N.tfrecord, ..."
+        "--output", type=any_path, required=True, metavar="PREFIX", help="files are PREFIX-00000-of-0000N.tfrecord, ..."
     )
     parser.add_argument("--shards", type=int, default=1, metavar="N", help="number of files")
     return parser

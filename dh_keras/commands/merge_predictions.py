@@ -2,13 +2,13 @@
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 from dh_keras.paths import to_path
 
 
 def make_parser() -> CommandParser:
     parser = CommandParser("merge-predictions", __doc__, words={"shards": "DIR..."}, overrides=False)
-    parser.add_argument("--output", type=to_path, required=True, help="new folder for the predictions")
+    parser.add_argument("--output", type=any_path, required=True, help="new folder for the predictions")
     return parser
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dh_keras import require_tensorflow_backend
-from dh_keras.errors import Interrupted, UserError
+from dh_keras.errors import DataError, Interrupted, UserError
+from dh_keras.paths import to_path
 
 OVERRIDE = re.compile(r"[a-z][\w.]*=")
 
@@ -73,6 +74,14 @@ class CommandParser(argparse.ArgumentParser):
         if left:
             advice = "; config changes look like train.lr=0.02" if self.overrides else ""
             self.error(f"unexpected argument {left[0]!r}{advice}")
+
+
+def any_path(text: str) -> Path:
+    """Type of an argument that is a path of the disk or of another file system."""
+    try:
+        return to_path(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _is_override(word: object) -> bool:

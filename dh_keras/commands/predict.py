@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 from dh_keras.paths import to_path
 
 SHOWN_ERRORS = 10
@@ -11,14 +11,16 @@ SHOWN_ERRORS = 10
 
 def make_parser() -> CommandParser:
     parser = CommandParser("predict", __doc__, words={"model": "MODEL", "sources": "[SOURCE...]"})
-    parser.add_argument("--output", type=to_path, required=True, help="new folder for the predictions and the pictures")
-    parser.add_argument("--list", type=to_path, metavar="FILE", help="text file with the path of a file in each line")
+    parser.add_argument(
+        "--output", type=any_path, required=True, help="new folder for the predictions and the pictures"
+    )
+    parser.add_argument("--list", type=any_path, metavar="FILE", help="text file with the path of a file in each line")
     parser.add_argument("--score", type=float, default=0.5, help="show detections that score more than this")
     parser.add_argument("--batch-size", type=int, default=1, help="images that go through the network together")
     parser.add_argument("--shard", default="1/1", help="do only this share of the files, such as 3/16")
     parser.add_argument("--resume", action="store_true", help="go on with what --output holds already")
     parser.add_argument("--format", choices=("json", "coco", "csv"), default="json", help="of the predictions")
-    parser.add_argument("--annotations", type=to_path, help="COCO JSON that gives the image ids of --format coco")
+    parser.add_argument("--annotations", type=any_path, help="COCO JSON that gives the image ids of --format coco")
     parser.add_argument("--no-pictures", action="store_true", help="write no drawn pictures and videos")
     return parser
 

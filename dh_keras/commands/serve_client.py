@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from dh_keras.commands.parser import CommandParser, make_main
-from dh_keras.paths import to_path
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 
 
 def make_parser() -> CommandParser:
@@ -17,7 +16,7 @@ def make_parser() -> CommandParser:
     parser.add_argument("--version", type=int, metavar="N", help="number of its version; the newest if not given")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for an answer")
     parser.add_argument("--score", type=float, default=0.5, help="write detections that score more than this")
-    parser.add_argument("--output", type=to_path, required=True, help="new .json file, or folder for predictions.json")
+    parser.add_argument("--output", type=any_path, required=True, help="new .json file, or folder for predictions.json")
     return parser
 
 

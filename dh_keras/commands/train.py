@@ -2,10 +2,9 @@
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main
 from dh_keras.config.load import DEFAULT_CONFIG, load_config
 from dh_keras.errors import ConfigError
-from dh_keras.paths import to_path
 from dh_keras.run.run_folder import CONFIG_FILE, next_free_run, open_run
 from dh_keras.training.workers.cluster import prepare_environment, read_cluster
 
@@ -16,7 +15,7 @@ def make_parser() -> CommandParser:
     parser = CommandParser("train", __doc__)
     parser.add_argument(
         "--config",
-        type=to_path,
+        type=any_path,
         help=f"YAML file or name of a ready config (default: {DEFAULT_CONFIG.stem}, or the run's own with --resume)",
     )
     for name in DATA_ARGUMENTS:
@@ -31,7 +30,7 @@ def make_parser() -> CommandParser:
     parser.add_argument(
         "--worker-timeout", type=float, default=180.0, metavar="SECONDS", help="wait this long for the other workers"
     )
-    parser.add_argument("--output", type=to_path, metavar="RUN", help="run folder to write (default: runs/CONFIG)")
+    parser.add_argument("--output", type=any_path, metavar="RUN", help="run folder to write (default: runs/CONFIG)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="start from these weights; other classes are fine")
     return parser

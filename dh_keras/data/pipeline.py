@@ -175,8 +175,9 @@ def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -
         path, size = dataset.paths[index], tuple(dataset.sizes[index].tolist())
         try:
             image = transforms.decode_image(read_bytes(index), tf.constant(dataset.orientations[index], tf.int32))
-        except tf.errors.OpError as error:
-            return f"image {path}: cannot be decoded ({one_line(error.message)}); replace it or take it out of the set"
+        except (tf.errors.OpError, OSError) as error:
+            reason = one_line(getattr(error, "message", error))
+            return f"image {path}: cannot be decoded ({reason}); replace it or take it out of the set"
         if tuple(image.shape[:2]) != size:
             got = tuple(image.shape[:2])
             return f"image {path}: expected (height, width) {size} as annotated, got {got}; mend one of the two"
