@@ -11,7 +11,7 @@ import tensorflow as tf
 from dh_keras.modeling.constants import LEVEL_STRIDES, RPN_DELTA_WEIGHTS
 from dh_keras.modeling.ops.anchors import anchors_on_canvas, grid_anchors
 from dh_keras.modeling.ops.boxes import clip_boxes, decode_boxes
-from dh_keras.modeling.ops.nms import nms
+from dh_keras.modeling.ops.nms import NO_OVERLAP, move_apart, nms
 
 
 class Proposals(NamedTuple):
@@ -83,20 +83,13 @@ def generate_proposals(
         boxes_per_level.append(boxes)
         scores_per_level.append(tf.where(has_area, scores, float("-inf")))
 
-    def select(image: tuple) -> tuple[tf.Tensor, tf.Tensor]:
-        """Proposals of one image, from its boxes and scores of each level."""
-        kept_boxes, kept_scores = [], []
-        for boxes, scores in zip(*image, strict=True):
-            indices, valid = nms(boxes, scores, max_output=tf.shape(scores)[0], iou_threshold=nms_iou)
-            kept_boxes.append(tf.gather(boxes, indices))
-            kept_scores.append(tf.where(valid, tf.gather(scores, indices), float("-inf")))
-        boxes, scores = tf.concat(kept_boxes, axis=0), tf.concat(kept_scores, axis=0)
-        scores, best = tf.math.top_k(scores, k=tf.minimum(post_nms, tf.shape(scores)[0]))
-        return tf.gather(boxes, best), scores
-
-    boxes, scores = tf.map_fn(
-        select,
-        (tuple(boxes_per_level), tuple(scores_per_level)),
-        fn_output_signature=(tf.TensorSpec([None, 4], tf.float32), tf.TensorSpec([None], tf.float32)),
+    # Of what every level keeps, the best over all levels are those that one pass over all of them keeps first.
+    scores = tf.concat(scores_per_level, axis=1)
+    limits = {"max_output": tf.minimum(post_nms, tf.shape(scores)[1]), "iou_threshold": max(nms_iou, NO_OVERLAP)}
+    kept, valid = tf.map_fn(
+        lambda image: nms(*image, **limits),
+        (move_apart(boxes_per_level), scores),
+        fn_output_signature=(tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.bool)),
     )
-    return Proposals(boxes, scores, scores > float("-inf"))
+    boxes = tf.gather(tf.concat(boxes_per_level, axis=1), kept, batch_dims=1)
+    return Proposals(boxes, tf.where(valid, tf.gather(scores, kept, batch_dims=1), float("-inf")), valid)

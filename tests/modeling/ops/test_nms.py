@@ -5,7 +5,7 @@ import numpy_boxes as reference
 import pytest
 import tensorflow as tf
 
-from dh_keras.modeling.ops.nms import class_aware_nms, nms
+from dh_keras.modeling.ops.nms import NO_OVERLAP, class_aware_nms, move_apart, nms
 
 
 def random_case(seed, count=80, height=60, width=110):
@@ -126,3 +126,59 @@ def test_a_kernel_that_ignores_a_threshold_of_minus_infinity_changes_nothing(mon
     assert kept(nms(boxes, scores, max_output=20, iou_threshold=0.5), 20) == expected
     assert kept(class_aware_nms(boxes, scores, groups, max_output=20, iou_threshold=0.5), 20) == by_group
     assert 0 < len(expected) < 10 or not count
+
+
+def boxes_at_the_threshold(generator, count, threshold):
+    """Boxes up to 1344 pixels in pairs whose IoU is the threshold up to a few roundings."""
+    sizes = np.exp(generator.uniform(np.log(2), np.log(600), (count, 2)))
+    starts = generator.uniform(0, 1344 - sizes)
+    first = np.concatenate([starts, starts + sizes], axis=1).astype(np.float32)
+    second = first.copy()
+    second[:, 3] = first[:, 1] + (first[:, 3] - first[:, 1]) * np.float32(threshold)
+    roundings = generator.integers(-3, 4, count)
+    second[:, 3] += roundings * np.spacing(second[:, 3])
+    return np.concatenate([first, second])
+
+
+def float32_greedy_nms(boxes, scores, threshold):
+    """The greedy loop in the kernel's own arithmetic, one candidate at a time."""
+    areas, kept = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), []
+    for index in np.argsort(-scores, kind="stable"):
+        corners = np.maximum(boxes[kept, :2], boxes[index, :2]), np.minimum(boxes[kept, 2:], boxes[index, 2:])
+        sides = np.maximum(corners[1] - corners[0], np.float32(0))
+        overlap = sides[:, 0] * sides[:, 1]
+        if not (overlap / (areas[kept] + areas[index] - overlap) > np.float32(threshold)).any():
+            kept.append(int(index))
+    return kept
+
+
+@pytest.mark.parametrize("threshold", [0.7, 0.5])
+def test_groups_that_are_moved_apart_are_suppressed_as_each_alone_to_the_last_rounding(threshold):
+    generator = np.random.default_rng(0)
+    groups = [boxes_at_the_threshold(generator, count, threshold) for count in (150, 90, 120, 60, 80, 40, 1, 30)]
+    scores = generator.permutation(sum(map(len, groups))).astype(np.float32)
+    expected, first = [], 0
+    for boxes in groups:
+        own = float32_greedy_nms(boxes, scores[first : first + len(boxes)], threshold)
+        assert kept(nms(boxes, scores[first:][: len(boxes)], max_output=300, iou_threshold=threshold), 300) == own
+        expected += [first + index for index in own]
+        first += len(boxes)
+    expected.sort(key=lambda index: -scores[index])
+    assert len(scores) * 0.55 < len(expected) < len(scores) * 0.95  # of the pairs, some on either side
+    moved = move_apart([tf.constant(boxes) for boxes in groups])
+    assert kept(nms(moved, scores, max_output=len(scores), iou_threshold=threshold), len(scores)) == expected
+    assert kept(nms(moved, scores, max_output=100, iou_threshold=threshold), 100) == expected[:100]
+
+
+def test_equal_boxes_of_groups_that_are_moved_apart_do_not_touch():
+    box = [[0.0, 0.0, 1344.0, 1344.0], [0.0, 0.0, 0.01, 0.01], [0.0, 0.0, 0.0, 0.0]]
+    moved = move_apart([tf.constant(box)] * 8)
+    assert np.isfinite(moved).all()
+    scores = np.arange(24, 0, -1, np.float32)
+    without_the_smaller_of_two = [index for index in range(24) if index % 3 != 1]
+    assert kept(nms(moved, scores, max_output=24, iou_threshold=NO_OVERLAP), 24) == without_the_smaller_of_two
+
+
+def test_equal_scores_are_kept_in_their_order():
+    boxes = np.float32([[0, 10 * i, 5, 10 * i + 5] for i in range(40)])
+    assert kept(nms(boxes, np.repeat(np.float32([2, 1]), 20), max_output=30, iou_threshold=0.5), 30) == list(range(30))
