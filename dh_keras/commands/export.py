@@ -3,7 +3,7 @@
 import argparse
 
 from dh_keras.commands.parser import CommandParser, any_path, make_main
-from dh_keras.modeling.constants import PRECISIONS
+from dh_keras.modeling.constants import PRECISIONS, TARGETS
 
 
 def make_parser() -> CommandParser:
@@ -15,6 +15,7 @@ def make_parser() -> CommandParser:
         "--verify", nargs="+", type=any_path, default=[], metavar="IMAGE", help="compare detections in these"
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the network's arithmetic")
+    parser.add_argument("--target", choices=TARGETS, help="what will run the graph; default: what this machine has")
     return parser
 
 
@@ -22,8 +23,10 @@ def run(args: argparse.Namespace) -> None:
     from dh_keras.inference.detector import Detector
     from dh_keras.serving.export import compare_detectors, export_saved_model
 
-    detector = Detector.load(args.run, args.overrides, precision=args.precision)
+    detector = Detector.load(args.run, args.overrides, precision=args.precision, target=args.target)
     export_saved_model(detector, args.output)
+    chosen = "as chosen" if args.target else "as this machine has"
+    print(f"target: {detector.target}, {chosen}")
     print(f"written: {args.output}, signatures serving_default (image_bytes) and serve_image (images)")
     if args.verify:
         print(compare_detectors(detector, Detector.load(args.output), args.verify))

@@ -40,6 +40,7 @@ class Detector:
         serve_images: see `ServingModule.serve_images`.
         max_detections: D, the most that are found in an image.
         size_limits: pixels that the short side is resized to, and of the longest long side.
+        target: the one of `TARGETS` that its graph is for.
 
     Examples:
         >>> detector = Detector.load("runs/cells")
@@ -58,28 +59,33 @@ class Detector:
         serve_images: Callable[[tf.Tensor], dict[str, tf.Tensor]],
         max_detections: int,
         size_limits: tuple[int, int],
+        target: str,
     ):
         self.categories = tuple(categories)
         self._serve_bytes = serve_bytes
         self._serve_images = serve_images
         self.max_detections = max_detections
         self.size_limits = size_limits
+        self.target = target
 
     @staticmethod
-    def load(path: str | Path, overrides: Sequence[str] = (), *, precision: str = "float32") -> "Detector":
+    def load(
+        path: str | Path, overrides: Sequence[str] = (), *, precision: str = "float32", target: str | None = None
+    ) -> "Detector":
         """Load a run folder (its best weights) or a SavedModel folder.
 
         Args:
             path: the folder.
             overrides: `key=value` changes to a run's config, such as "model.score_threshold=0.3".
             precision: "float32" or "bfloat16", in which a run's network computes; a SavedModel has its own.
+            target: "cpu" or "gpu", what a run's graph is for; None takes what this machine has, a SavedModel its own.
 
         Raises:
             DataError: when the folder is neither, or its weights do not fit its config.
         """
         path = to_path(path)
         if is_run_folder(path):
-            return ModelDetector.from_run(open_run(path, overrides), precision=precision)
+            return ModelDetector.from_run(open_run(path, overrides), precision=precision, target=target)
         if (path / "saved_model.pb").is_file():
             if overrides:
                 raise DataError(f"{path}: a SavedModel is fixed and takes no overrides, got {' '.join(overrides)}")
@@ -180,33 +186,42 @@ class ModelDetector(Detector):
 
     Args:
         model: a built detector.
-        categories, min_size, max_size: see `ServingModule`.
+        categories, min_size, max_size, target: see `ServingModule`.
 
     Attributes:
         model: the network, such as one in training: its current weights count.
         module: what is served and exported.
     """
 
-    def __init__(self, model: DoubleHeadRCNN, categories: Sequence[Category], *, min_size: int, max_size: int):
+    def __init__(
+        self,
+        model: DoubleHeadRCNN,
+        categories: Sequence[Category],
+        *,
+        min_size: int,
+        max_size: int,
+        target: str | None = None,
+    ):
         self.model = model
-        self.module = ServingModule(model, categories, min_size=min_size, max_size=max_size)
+        self.module = ServingModule(model, categories, min_size=min_size, max_size=max_size, target=target)
         super().__init__(
             categories,
             serve_bytes=self.module.serve_bytes,
             serve_images=self.module.serve_images,
             max_detections=model.max_detections,
             size_limits=(min_size, max_size),
+            target=self.module.target,
         )
         images = tf.TensorSpec([None, None, None, 3], tf.uint8)
         self._serve_by_head = tf.function(self.module.detect_by_head, input_signature=[images], autograph=False)
 
     @classmethod
-    def from_run(cls, run: RunFolder, *, precision: str = "float32") -> "ModelDetector":
+    def from_run(cls, run: RunFolder, *, precision: str = "float32", target: str | None = None) -> "ModelDetector":
         """Load an opened run's best weights; see `Detector.load`."""
         model = assemble_detector(run.config.model, num_classes=len(run.categories))
         load_weights(model, run.weights)
         limits = {"min_size": run.config.data.min_size, "max_size": run.config.data.max_size}
-        return cls(inference_copy(model, precision=precision), run.categories, **limits)
+        return cls(inference_copy(model, precision=precision), run.categories, **limits, target=target)
 
     @property
     def head_combinations(self) -> tuple[str, ...]:
@@ -243,6 +258,7 @@ class SavedModelDetector(Detector):
             rows = from_bytes.structured_outputs["detection_scores"].shape[1]
             description = json.loads((path / "assets" / SIGNATURE_FILE).read_text(encoding="utf-8"))
             limits = (description["preprocessing"]["min_size"], description["preprocessing"]["max_size"])
+            target = description.get("target", "cpu")  # before there were targets, canvases were those of a CPU
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise DataError(
                 f"{path}: not a SavedModel that this package exported: {str(error).splitlines()[0]}"
@@ -253,6 +269,7 @@ class SavedModelDetector(Detector):
             serve_images=lambda images: from_images(images=images),
             max_detections=rows,
             size_limits=limits,
+            target=target,
         )
         self.path = path
 

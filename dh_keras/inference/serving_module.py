@@ -4,21 +4,29 @@ Run folders and SavedModels are used through the same functions, so they give th
 Letters: B batch, D detections, H W C.
 """
 
+import math
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from dh_keras.data import transforms
+from dh_keras.data.canvases import canvases
 from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
-from dh_keras.modeling.constants import SIZE_DIVISOR
+from dh_keras.modeling.constants import ROI_OUTPUT_SIZE, SIZE_DIVISOR
 from dh_keras.modeling.detections import Detections
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.ops.machine import FEW_SIZES, machine_target, traced_for
 from dh_keras.run.classes import Category
 
 SIGNATURE_FILE = "signature.json"
 LABELS_FILE = "labels.json"
+
+# Files are decoded and pictures resized by kernels that only a CPU has. What is between and after them stays there too:
+# one copy of the prepared images goes to a GPU, and of its detections one comes back.
+HOST = "CPU:0"
 
 
 class ServingModule(tf.Module):
@@ -29,12 +37,20 @@ class ServingModule(tf.Module):
         categories: class index k is categories[k].
         min_size: the short side is resized to this many pixels ...
         max_size: ... unless the long side would exceed this many.
+        target: the one of `TARGETS` whose graph this is, whatever it runs on; None takes this machine's.
     """
 
     def __init__(
-        self, detector: DoubleHeadRCNN, categories: Sequence[Category], *, min_size: int, max_size: int
+        self,
+        detector: DoubleHeadRCNN,
+        categories: Sequence[Category],
+        *,
+        min_size: int,
+        max_size: int,
+        target: str | None = None,
     ) -> None:
         super().__init__(name="serving")
+        self.target = target or machine_target()
         # Only the variables are part of the module: a SavedModel must not need Keras to be loaded.
         self.weights = [variable.value for variable in detector.variables]
         self._get_detector = lambda: detector
@@ -46,6 +62,22 @@ class ServingModule(tf.Module):
     def detector(self) -> DoubleHeadRCNN:
         """The detector that is served."""
         return self._get_detector()
+
+    @property
+    def warm_up_rois(self) -> list[int]:
+        """On a GPU, numbers of RoIs that the conv-head gets for one photograph, where what is seen decides on them."""
+        if self.target == "cpu" or not self.detector.variant.scores_before_boxes:
+            return []
+        most = self.detector.rpn.post_nms_test
+        return [FEW_SIZES[0], *(size for size in FEW_SIZES[1:] if size < 2 * most)]
+
+    def signatures(self) -> dict[str, Any]:
+        """Concrete functions by the names under which they are served; "warm_up" where there are `warm_up_rois`."""
+        named = {"serving_default": self.serve_bytes, "serve_image": self.serve_images}
+        if self.warm_up_rois:
+            rois = [tf.TensorSpec([None], tf.int32, name="rois")]
+            named["warm_up"] = tf.function(self.warm_up, input_signature=rois, autograph=False)
+        return {name: function.get_concrete_function() for name, function in named.items()}
 
     def describe(self) -> dict:
         """What a client must know, ready for JSON."""
@@ -73,6 +105,7 @@ class ServingModule(tf.Module):
             },
             "variant": detector.variant.name,
             "precision": detector.backbone.compute_dtype,
+            "target": self.target,
             "score_threshold": detector.score_threshold,
             "nms_iou": detector.nms_iou,
             "max_detections": rows,
@@ -95,15 +128,14 @@ class ServingModule(tf.Module):
             detection_scores float32 [B, D]; detection_classes int32 [B, D], category ids; detection_class_names string
             [B, D]; num_detections int32 [B]. Rows after num_detections are 0 and "".
         """
-        files = transforms.require_images(image_bytes)
-        images, resized_sizes, original_sizes = self._prepare(files, transforms.decode_image)
-        return self._detect(images, resized_sizes, original_sizes)
+        with tf.device(HOST):
+            files = transforms.require_images(image_bytes)
+        return self._detect(*self._prepare(files, transforms.decode_image))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detect in decoded RGB images uint8 [B, H, W, 3] of one size; returns what `serve_bytes` does."""
-        prepared, resized_sizes, original_sizes = self._prepare(images, tf.identity)
-        return self._detect(prepared, resized_sizes, original_sizes)
+        return self._detect(*self._prepare(images, tf.identity))
 
     def detect_by_head(self, images: tf.Tensor) -> dict[str, dict[str, tf.Tensor]]:
         """Detections of every combination of the heads from one pass, by the names of `HEAD_COMBINATIONS`.
@@ -111,15 +143,29 @@ class ServingModule(tf.Module):
         Not a tf.function, which would be saved along: most variants do not have all four outputs.
         """
         prepared, resized_sizes, original_sizes = self._prepare(images, tf.identity)
-        outputs = self.detector({"images": prepared, "image_sizes": resized_sizes})
-        return {
-            name: self._describe(
-                self.detector.detect(outputs, resized_sizes, score_from=score_from, boxes_from=boxes_from),
-                resized_sizes,
-                original_sizes,
-            )
-            for name, (score_from, boxes_from) in HEAD_COMBINATIONS.items()
-        }
+        with traced_for(self.target):
+            outputs = self.detector({"images": prepared, "image_sizes": resized_sizes})
+            found = {
+                name: self.detector.detect(outputs, resized_sizes, score_from=score_from, boxes_from=boxes_from)
+                for name, (score_from, boxes_from) in HEAD_COMBINATIONS.items()
+            }
+        return {name: self._describe(one, resized_sizes, original_sizes) for name, one in found.items()}
+
+    def warm_up(self, rois: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Run the conv-heads on as many blank RoIs as the largest number in int32 [B], whose rows a server may repeat.
+
+        Returns:
+            "largest" float32 [B], of all that they predict: a server leaves out what no output depends on.
+        """
+        detector, largest = self.detector, []
+        side, channels = ROI_OUTPUT_SIZE, detector.fpn.channels
+        with traced_for(self.target):
+            blank = tf.ones([tf.reduce_max(rois), side, side, channels], detector.fpn.compute_dtype)
+            for spec in detector.variant.heads:
+                if spec.kind == "conv":
+                    predictions = detector.heads[spec.name](blank, training=False).values()
+                    largest += [tf.reduce_max(prediction) for prediction in predictions]
+        return {"largest": tf.fill(tf.shape(rois), tf.reduce_max(largest))}
 
     def _prepare(self, inputs: tf.Tensor, to_image) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Resized images on a common canvas uint8 [B, H, W, 3], their sizes and the original sizes, int32 [B, 2]."""
@@ -132,36 +178,52 @@ class ServingModule(tf.Module):
             resized = transforms.resize_image(image, resized_size)
             return transforms.pad_to(resized, tf.constant([side, side])), resized_size, size
 
-        images, resized_sizes, sizes = tf.map_fn(
-            prepare,
-            inputs,
-            fn_output_signature=(
-                tf.TensorSpec([side, side, 3], tf.uint8),
-                tf.TensorSpec([2], tf.int32),
-                tf.TensorSpec([2], tf.int32),
-            ),
-        )
-        needed = -(-tf.reduce_max(resized_sizes, axis=0) // SIZE_DIVISOR) * SIZE_DIVISOR
-        return images[:, : needed[0], : needed[1], :], resized_sizes, sizes
+        with tf.device(HOST):
+            images, resized_sizes, sizes = tf.map_fn(
+                prepare,
+                inputs,
+                fn_output_signature=(
+                    tf.TensorSpec([side, side, 3], tf.uint8),
+                    tf.TensorSpec([2], tf.int32),
+                    tf.TensorSpec([2], tf.int32),
+                ),
+            )
+            canvas = self._canvas(tf.reduce_max(resized_sizes, axis=0), side)
+            return images[:, : canvas[0], : canvas[1], :], resized_sizes, sizes
+
+    def _canvas(self, needed: tf.Tensor, longest: int) -> tf.Tensor:
+        """(height, width) that images which need so much are padded to, int32 [2] both.
+
+        On a GPU it is one of the few that training has, or a square where some images lie and others stand, because
+        its library measures the ways to convolve for every new one.
+        """
+        if self.target == "cpu":
+            return -(-needed // SIZE_DIVISOR) * SIZE_DIVISOR
+        few = tf.constant(sorted([*canvases(**self._limits), (longest, longest)], key=math.prod))
+        holds = tf.reduce_all(needed <= few, axis=1)
+        return few[tf.where(holds)[0, 0]]
 
     def _detect(self, images: tf.Tensor, resized_sizes: tf.Tensor, original_sizes: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = self.detector({"images": images, "image_sizes": resized_sizes})
-        return self._describe(self.detector.detect(outputs, resized_sizes), resized_sizes, original_sizes)
+        with traced_for(self.target):
+            outputs = self.detector({"images": images, "image_sizes": resized_sizes})
+            detections = self.detector.detect(outputs, resized_sizes)
+        return self._describe(detections, resized_sizes, original_sizes)
 
     def _describe(
         self, detections: Detections, resized_sizes: tf.Tensor, original_sizes: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Map boxes to the original images and classes to ids and names."""
-        scale = tf.cast(original_sizes, tf.float32) / tf.cast(resized_sizes, tf.float32)
-        valid = tf.sequence_mask(detections.num_detections, tf.shape(detections.scores)[1])
-        boxes = detections.boxes * tf.concat([scale, scale], axis=1)[:, None, :]
-        limits = tf.cast(tf.concat([original_sizes, original_sizes], axis=1), tf.float32)[:, None, :]
-        ids = tf.gather(tf.constant(self._category_ids, tf.int32), detections.classes)
-        names = tf.gather(tf.constant(self._category_names), detections.classes)
-        return {
-            "detection_boxes": tf.minimum(boxes, limits),
-            "detection_scores": detections.scores,
-            "detection_classes": tf.where(valid, ids, 0),
-            "detection_class_names": tf.where(valid, names, ""),
-            "num_detections": detections.num_detections,
-        }
+        with tf.device(HOST):
+            scale = tf.cast(original_sizes, tf.float32) / tf.cast(resized_sizes, tf.float32)
+            valid = tf.sequence_mask(detections.num_detections, tf.shape(detections.scores)[1])
+            boxes = detections.boxes * tf.concat([scale, scale], axis=1)[:, None, :]
+            limits = tf.cast(tf.concat([original_sizes, original_sizes], axis=1), tf.float32)[:, None, :]
+            ids = tf.gather(tf.constant(self._category_ids, tf.int32), detections.classes)
+            names = tf.gather(tf.constant(self._category_names), detections.classes)
+            return {
+                "detection_boxes": tf.minimum(boxes, limits),
+                "detection_scores": detections.scores,
+                "detection_classes": tf.where(valid, ids, 0),
+                "detection_class_names": tf.where(valid, names, ""),
+                "num_detections": detections.num_detections,
+            }

@@ -40,3 +40,5 @@ LOSS_NAMES = tuple(LOSSES.values())
 
 # What a network can be served in.
 PRECISIONS = ("float32", "bfloat16")
+# The kinds of machines that a graph can be for.
+TARGETS = ("cpu", "gpu")

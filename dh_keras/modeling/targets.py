@@ -11,6 +11,7 @@ import tensorflow as tf
 from dh_keras.modeling.constants import MATCH_BACKGROUND, ROI_DELTA_WEIGHTS, RPN_DELTA_WEIGHTS
 from dh_keras.modeling.ops.anchors import anchors_inside
 from dh_keras.modeling.ops.boxes import encode_boxes, pairwise_iou
+from dh_keras.modeling.ops.machine import pad_rows
 from dh_keras.modeling.ops.matching import match_boxes
 from dh_keras.modeling.ops.sampling import sample_balanced
 
@@ -48,9 +49,10 @@ class RoITargets(NamedTuple):
     is_foreground: tf.Tensor
     box_targets: tf.Tensor
 
-    def foreground(self) -> "RoITargets":
-        """Only the foreground RoIs, in the same order."""
-        return RoITargets(*(tf.boolean_mask(values, self.is_foreground) for values in self))
+    def foreground(self, *, rows: int | tf.Tensor | None = None) -> "RoITargets":
+        """Only the foreground RoIs, in the same order; with rows, then blank RoIs up to that number, no foreground."""
+        chosen = [tf.boolean_mask(values, self.is_foreground) for values in self]
+        return RoITargets(*(chosen if rows is None else (pad_rows(values, rows) for values in chosen)))
 
 
 def anchor_targets(

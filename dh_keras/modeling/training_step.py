@@ -13,7 +13,8 @@ from dh_keras.modeling import losses as loss_functions
 from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
 from dh_keras.modeling.keras_hooks import BuiltModel
 from dh_keras.modeling.ops.anchors import anchors_on_canvas
-from dh_keras.modeling.ops.sampling import image_seeds
+from dh_keras.modeling.ops.machine import for_gpu
+from dh_keras.modeling.ops.sampling import image_seeds, max_foreground
 from dh_keras.modeling.targets import RoITargets, anchor_targets, roi_targets
 
 NON_FINITE = "non-finite"
@@ -58,7 +59,7 @@ class TrainingStep(BuiltModel):
         )
         normalizer = _mean_count_over_replicas(tf.ones_like(targets.is_foreground))
         for kind in self.roi_align:
-            seen = targets.foreground() if kind in self.foreground_only else targets
+            seen = self._seen_by(kind, targets, batch)
             outputs = self.run_heads(pyramid, seen.rois, seen.image_index, training=training, kinds=(kind,))
             losses |= self._head_losses(kind, outputs, seen, normalizer)
         return {name: losses.get(name, tf.constant(0.0)) for name in LOSS_NAMES}
@@ -107,6 +108,15 @@ class TrainingStep(BuiltModel):
             for kind, specs in heads.items()
             if not any(spec.classes or self.heads[spec.name].mixes_rois for spec in specs)
         }
+
+    def _seen_by(self, kind: str, targets: RoITargets, batch: dict[str, tf.Tensor]) -> RoITargets:
+        """The RoIs that a kind of heads needs; with a GPU the conv-head's foreground is always as much as can be."""
+        if kind not in self.foreground_only:
+            return targets
+        if kind != "conv" or not for_gpu():
+            return targets.foreground()
+        most = max_foreground(self.roi.batch_size, self.roi.foreground_fraction)
+        return targets.foreground(rows=most * tf.shape(batch["image_sizes"])[0])
 
     def _head_losses(
         self, kind: str, outputs: dict[str, tf.Tensor], targets: RoITargets, normalizer: tf.Tensor

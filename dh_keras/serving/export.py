@@ -46,14 +46,10 @@ def export_saved_model(detector: Detector, output: str | Path) -> Path:
     if not output.name.isdigit():
         raise DataError(f"{output}: TensorFlow Serving wants a numbered folder; use {output / '1'}")
     with new_folder(output, _CHOOSE_NEXT) as folder:
-        signatures = {
-            "serving_default": module.serve_bytes.get_concrete_function(),
-            "serve_image": module.serve_images.get_concrete_function(),
-        }
-        tf.saved_model.save(module, str(folder), signatures=signatures)
+        tf.saved_model.save(module, str(folder), signatures=module.signatures())
         write_classes(folder / "assets" / LABELS_FILE, detector.categories)
         write_json(folder / "assets" / SIGNATURE_FILE, module.describe())
-        write_warmup_requests(folder, warmup_requests())
+        write_warmup_requests(folder, warmup_requests(module.target, module.warm_up_rois))
     return output
 
 

@@ -23,10 +23,16 @@ WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 # ones warm up the same computation.
 LANDSCAPE = (240, 320)
 PORTRAIT = (320, 240)
+SQUARE = (240, 240)
 JPEG_QUALITY = 80
 
-# Photographs of the requests of serving_default: every batch size that deploy/batching.config allows.
-BATCHES = ((LANDSCAPE,), (PORTRAIT,), (LANDSCAPE, PORTRAIT), (LANDSCAPE, PORTRAIT, LANDSCAPE, LANDSCAPE))
+# Photographs of the requests of serving_default: every batch size that deploy/batching.config allows. On a GPU every
+# one of them on every canvas, because its library measures the ways to convolve for each.
+MIXED = ((LANDSCAPE, PORTRAIT), (LANDSCAPE, PORTRAIT, LANDSCAPE, LANDSCAPE))
+BATCHES = {
+    "cpu": ((LANDSCAPE,), (PORTRAIT,), *MIXED),
+    "gpu": (*((size,) * number for number in (1, 2, 4) for size in (LANDSCAPE, PORTRAIT, SQUARE)), *MIXED),
+}
 
 # The part of TensorFlow Serving's messages that a request needs. A field of bytes is written like the message in it.
 _SCHEMA = """
@@ -60,18 +66,24 @@ class WarmupRequest:
     inputs: dict[str, Any]
 
 
-def warmup_requests() -> list[WarmupRequest]:
-    """Make five requests for both signatures, the same in every call.
+def warmup_requests(target: str = "cpu", rois: Sequence[int] = ()) -> list[WarmupRequest]:
+    """Make requests for all signatures, the same in every call.
+
+    Args:
+        target: the one of `TARGETS` that the graph is for.
+        rois: see `ServingModule.warm_up_rois`.
 
     Returns:
-        serving_default with 1 (landscape), 1 (portrait), 2 and 4 (mixed) JPEG files; serve_image with one image.
+        serving_default with the `BATCHES` of JPEG files of the target; serve_image with one image; warm_up with each
+        number of RoIs.
     """
     random, encode = np.random.default_rng(0), functools.partial(tf.io.encode_jpeg, quality=JPEG_QUALITY)
     requests = [
         WarmupRequest("serving_default", {"image_bytes": [encode(_photograph(random, size)).numpy() for size in sizes]})
-        for sizes in BATCHES
+        for sizes in BATCHES[target]
     ]
-    return [*requests, WarmupRequest("serve_image", {"images": _photograph(random, LANDSCAPE)[None]})]
+    requests.append(WarmupRequest("serve_image", {"images": _photograph(random, LANDSCAPE)[None]}))
+    return [*requests, *(WarmupRequest("warm_up", {"rois": np.array([number], np.int32)}) for number in rois)]
 
 
 def write_warmup_requests(path: str | Path, requests: Sequence[WarmupRequest]) -> Path:

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.modeling.ops.machine import traced_for
 from dh_keras.modeling.proposals import Proposals
 from dh_keras.modeling.variants import VARIANTS
 from dh_keras.run.weights import load_weights, save_weights
@@ -179,6 +180,27 @@ def test_the_step_is_traced_once_for_all_canvases(make_tiny_detector, batch):
     for one in (batch, portrait, {**batch, "images": batch["images"][:, :96, :96], "image_sizes": tf.fill([2, 2], 96)}):
         step(one)
     assert step.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("variant", ["double_head", "double_head_ext"])
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_for_a_gpu_the_conv_head_sees_few_numbers_of_rois_and_detections_stay(
+    make_tiny_detector, batch, variant, threshold, monkeypatch
+):
+    detector = make_tiny_detector(f"model.variant={variant}", f"model.score_threshold={threshold}")
+    rows, head = [], detector.heads["conv_head"]
+    feature_map = head.feature_map
+    monkeypatch.setattr(head, "feature_map", lambda x, **options: rows.append(len(x)) or feature_map(x, **options))
+    inputs = {name: batch[name] for name in ("images", "image_sizes")}
+    expected = detector(inputs)
+    with traced_for("gpu"):
+        padded = detector(inputs)
+    assert rows == [max(len(expected["rois"]), 1), 64]
+    assert rows[0] == (1 if variant == "double_head" and threshold else 48)
+    for name in expected.keys() - {"proposals"}:
+        np.testing.assert_allclose(padded[name], expected[name], atol=1e-5, err_msg=name)
+    ours, theirs = (detector.detect(outputs, batch["image_sizes"]) for outputs in (padded, expected))
+    np.testing.assert_array_equal(ours.num_detections, theirs.num_detections)
 
 
 def test_compiling_turns_xla_off_even_where_a_gpu_is_visible(make_tiny_detector, monkeypatch):

@@ -12,6 +12,7 @@ from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
+from dh_keras.modeling.ops.machine import traced_for
 from dh_keras.modeling.ops.sampling import sample_balanced
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.training.optimizer import RecipeSGD
@@ -86,6 +87,38 @@ def test_without_any_foreground_the_box_loss_is_zero_and_the_gradients_finite(ma
     losses, gradients = losses_and_gradients(detector, empty)
     assert float(losses["conv_box_loss"]) == 0.0
     assert all(np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients.values() if g is not None)
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+@pytest.mark.parametrize("has_foreground", [True, False])
+def test_for_a_gpu_the_conv_head_sees_as_many_rois_as_can_be_foreground_and_nothing_changes(
+    make_tiny_detector, batch, norm, has_foreground, monkeypatch
+):
+    detector = make_tiny_detector(f"model.conv_head.norm={norm}", "model.roi.foreground_fraction=0.75")
+    if not has_foreground:
+        batch |= {name: tf.zeros_like(batch[name]) for name in ("gt_valid", "gt_boxes")}
+    rows, head = [], detector.heads["conv_head"]
+    feature_map = head.feature_map
+    monkeypatch.setattr(head, "feature_map", lambda x, **options: rows.append(len(x)) or feature_map(x, **options))
+    expected = losses_and_gradients(detector, batch)
+    with traced_for("gpu"):
+        padded = losses_and_gradients(detector, batch)
+    assert rows[1] == 2 * 12  # three quarters of the 16 RoIs of two images
+    assert 1 < rows[0] < 24 if has_foreground else rows[0] == 1
+    assert (float(expected[0]["conv_box_loss"]) > 0) == has_foreground
+    assert_same(padded, expected, tolerance=2e-6)
+
+
+@pytest.mark.parametrize("geometry", ["continuous", "legacy"])
+def test_blank_rois_leave_the_gradients_of_float16_finite(batch, tiny_overrides, geometry):
+    overrides = [*tiny_overrides, "model.conv_head.norm=group", f"model.geometry={geometry}"]
+    config = load_config(overrides=[*overrides, "model.roi.sampling_ratio=0"]).model
+    detector = assemble_detector(config, num_classes=3, precision="mixed_float16")
+    detector.compile(RecipeSGD(0.01), jit_compile=False)
+    with traced_for("gpu"):
+        _, gradients = losses_and_gradients(detector, batch)
+    for path, gradient in gradients.items():
+        assert gradient is None or np.isfinite(tf.convert_to_tensor(gradient)).all(), path
 
 
 def statistics_of(detector):

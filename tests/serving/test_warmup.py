@@ -8,6 +8,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from dh_keras.inference.detector import Detector
+from dh_keras.modeling.variants import VARIANTS
+from dh_keras.run.classes import Category
 from dh_keras.serving.export import export_saved_model
 from dh_keras.serving.warmup import WarmupRequest, warmup_requests, write_warmup_requests
 
@@ -94,6 +96,38 @@ def test_the_photographs_lie_and_stand_and_the_file_is_small_and_always_the_same
         assert 200_000 < file.stat().st_size < 600_000
     first, second = (path.read_bytes() for path in sorted(tmp_path.rglob("tf_serving_warmup_requests")))
     assert first == second
+
+
+def test_for_a_gpu_every_batch_comes_in_every_shape_and_the_conv_head_with_every_number(tiny_run, tmp_path):
+    detector = Detector.load(tiny_run, target="gpu")
+    path = export_saved_model(detector, tmp_path / "m" / "1")
+    signatures = tf.saved_model.load(str(path)).signatures
+    batches, numbers = [], []
+    for log in read_logs(path / "assets.extra" / "tf_serving_warmup_requests"):
+        request = log.predict_log.request
+        inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+        outputs = signatures[request.model_spec.signature_name](**inputs)
+        assert len({len(value) for value in (*inputs.values(), *outputs.values())}) == 1  # a server joins requests
+        if request.model_spec.signature_name == "serving_default":
+            shapes = [tuple(tf.io.decode_jpeg(data).shape[:2]) for data in inputs["image_bytes"].numpy()]
+            batches.append((len(shapes), frozenset(shapes)))
+        elif request.model_spec.signature_name == "warm_up":
+            numbers += inputs["rois"].numpy().tolist()
+    shapes = [{(240, 320)}, {(320, 240)}, {(240, 240)}]
+    expected = {(number, frozenset(shape)) for number in (1, 2, 4) for shape in shapes}
+    assert set(batches) == expected | {(number, frozenset({(240, 320), (320, 240)})) for number in (2, 4)}
+    assert len(batches) == 11
+    assert numbers == [64]
+
+
+@pytest.mark.parametrize(("most", "numbers"), [(1000, [64, 128, 256, 512, 1024]), (512, [64, 128, 256, 512])])
+def test_the_conv_head_is_warmed_up_for_all_numbers_of_rois_up_to_those_of_one_image(make_tiny_detector, most, numbers):
+    detectors = [make_tiny_detector(f"model.variant={name}", f"model.rpn.post_nms_test={most}") for name in VARIANTS]
+    for detector in detectors:
+        module = Detector.from_model(detector, [Category(1, "a")] * 3, min_size=96, max_size=128).module
+        assert module.warm_up_rois == []
+        module.target = "gpu"
+        assert module.warm_up_rois == (numbers if detector.variant.scores_before_boxes else [])
 
 
 def test_nothing_of_tensorflow_serving_is_imported(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from dh_keras.data.canvases import resized_sizes
+from dh_keras.data.canvases import canvas_of, canvases, resized_sizes
 from dh_keras.data.images import read_exif_orientation
 from dh_keras.data.transforms import IMAGE_MAGIC, decode_image
 from dh_keras.errors import DataError
@@ -78,14 +78,17 @@ def detect_images(
     """
     by_canvas: dict[tuple[int, int], list[ImageFile]] = {}
     for image in images:
-        by_canvas.setdefault(_canvas(image.size, *detector.size_limits), []).append(image)
+        by_canvas.setdefault(_canvas(image.size, *detector.size_limits, detector.target), []).append(image)
     for group in by_canvas.values():
         for start in range(0, len(group), batch_size):
             yield from _detect_batch(detector, group[start : start + batch_size])
 
 
-def _canvas(size: tuple[int, int], min_size: int, max_size: int) -> tuple[int, int]:
-    """Height and width of an image that is resized and padded."""
+def _canvas(size: tuple[int, int], min_size: int, max_size: int, target: str) -> tuple[int, int]:
+    """Height and width of an image that is resized and padded, as `ServingModule` does it."""
+    if target == "gpu":
+        limits = {"min_size": min_size, "max_size": max_size}
+        return canvases(**limits)[canvas_of(np.array([size]), **limits)[0]]
     [resized] = resized_sizes(np.array([size]), min_size=min_size, max_size=max_size)
     height, width = (-(-resized // SIZE_DIVISOR) * SIZE_DIVISOR).tolist()
     return height, width

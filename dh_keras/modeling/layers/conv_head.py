@@ -9,6 +9,7 @@ from dh_keras.modeling.layers.conv_norm import PYTORCH_DEFAULT, ConvNorm
 from dh_keras.modeling.layers.non_local import NonLocalBlock
 from dh_keras.modeling.layers.predictors import BoxPredictors
 from dh_keras.modeling.layers.resnet import BOTTLENECK_EXPANSION, ResidualBlock
+from dh_keras.modeling.ops.machine import few_sizes, for_gpu, pad_rows
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
@@ -112,8 +113,8 @@ class ConvHead(keras.layers.Layer):
         """Predict from float [R, 7, 7, C]; see `BoxPredictors`."""
         num_rois = tf.shape(roi_features)[0]
         # A convolution of nothing has the wrong shape on a CPU, its batch statistics are NaN: a blank RoI stands in.
-        features = tf.pad(roi_features, [[0, tf.maximum(1 - num_rois, 0)], [0, 0], [0, 0], [0, 0]])
-        features = self.feature_map(features, training=training)
+        rows = few_sizes(num_rois) if for_gpu() and not training else tf.maximum(num_rois, 1)
+        features = self.feature_map(pad_rows(roi_features, rows), training=training)
         pooled = tf.reduce_mean(tf.cast(features, tf.float32), axis=[1, 2])
         return self.predictors(pooled[:num_rois])
 

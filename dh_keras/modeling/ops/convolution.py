@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from dh_keras.modeling.ops.machine import for_gpu
+
 # Larger kernels fall out of a core's cache while the forward kernel walks over the map, so they are divided.
 CACHED_KERNEL_BYTES = 1_250_000
 # Cells that a frame of zeros may add to a map before the products are better made from copies without it.
@@ -36,7 +38,7 @@ def conv2d(
         residual: float [N, h, w, F] or None.
         stride: along both axes.
         relu: whether a ReLU ends it.
-        differentiable: True for a training step: on a machine without GPU the gradient is then our own. It has no
+        differentiable: True for a training step: for a machine without GPU the gradient is then our own. It has no
             second derivative. False leaves nothing but stock operations in the graph, with their own gradients.
 
     Returns:
@@ -49,7 +51,7 @@ def conv2d(
         added = rest[1:] if has_bias else rest
         return _forward(inputs, kernel, rest[0] if has_bias else None, *added, stride=stride, relu=relu)
 
-    if not differentiable or tf.config.list_logical_devices("GPU"):
+    if not differentiable or for_gpu():
         return forward(*terms)
 
     @tf.custom_gradient
@@ -138,7 +140,7 @@ def _forward(
         if size * size * channels * (filters // parts) * kernel.dtype.size <= CACHED_KERNEL_BYTES:
             break
         parts *= 2
-    if parts == 1 or residual is not None or tf.config.list_logical_devices("GPU"):
+    if parts == 1 or residual is not None or for_gpu():
         return _fused(inputs, kernel, bias, residual, stride=stride, relu=relu)
     biases = [None] * parts if bias is None else tf.split(bias, parts)
     pieces = zip(tf.split(kernel, parts, axis=3), biases, strict=True)

@@ -18,6 +18,11 @@ def image_seeds(seed: int, step: tf.Tensor, image_ids: tf.Tensor, *, draw: int =
     return tf.stack([tf.fill(tf.shape(image_ids), first), image_ids], axis=1)
 
 
+def max_foreground(size: int, foreground_fraction: float) -> int:
+    """The most foreground that `sample_balanced` draws per image."""
+    return int(size * foreground_fraction + 1e-6)
+
+
 def sample_balanced(
     foreground: tf.Tensor, background: tf.Tensor, seeds: tf.Tensor, *, size: int, foreground_fraction: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -41,13 +46,13 @@ def sample_balanced(
         fn_output_signature=tf.TensorSpec([None], tf.float32),
     )
     drawn = tf.minimum(size, count)
-    max_foreground = tf.minimum(int(size * foreground_fraction + 1e-6), drawn)
-    foreground_noise, foreground_indices = tf.math.top_k(tf.where(foreground, noise, -1.0), k=max_foreground)
+    most = tf.minimum(max_foreground(size, foreground_fraction), drawn)
+    foreground_noise, foreground_indices = tf.math.top_k(tf.where(foreground, noise, -1.0), k=most)
     background_noise, background_indices = tf.math.top_k(tf.where(background, noise, -1.0), k=drawn)
     indices = tf.concat([foreground_indices, background_indices], axis=1)
     valid = tf.concat([foreground_noise, background_noise], axis=1) >= 0.0
     # Move what was drawn to the front, foreground first, and cut to size.
     order = tf.argsort(tf.cast(~valid, tf.int32), axis=1, stable=True)[:, :drawn]
-    is_foreground = order < max_foreground
+    is_foreground = order < most
     valid = tf.gather(valid, order, batch_dims=1)
     return tf.gather(indices, order, batch_dims=1), is_foreground & valid, valid

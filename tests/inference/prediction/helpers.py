@@ -17,6 +17,7 @@ class FakeDetector:
 
     categories = (Category(1, "circle"), Category(4, "square"))
     size_limits = (96, 128)
+    target = "cpu"
 
     def detect_files(self, files):
         for data in files:

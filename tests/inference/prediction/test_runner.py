@@ -77,7 +77,7 @@ def test_only_images_of_one_canvas_go_through_the_network_together(images):
     batches = []
 
     class Spy:
-        size_limits = FakeDetector.size_limits
+        size_limits, target = FakeDetector.size_limits, FakeDetector.target
 
         def detect_files(self, files):
             batches.append(len(files))
@@ -100,8 +100,16 @@ def test_only_images_of_one_canvas_go_through_the_network_together(images):
     ],
 )
 def test_the_canvas_is_the_resized_size_rounded_up_to_32(size, limits, expected):
-    assert _canvas(size, *limits) == expected
-    assert _canvas(size[::-1], *limits) == expected[::-1]
+    assert _canvas(size, *limits, "cpu") == expected
+    assert _canvas(size[::-1], *limits, "cpu") == expected[::-1]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((480, 640), (800, 1344)), ((500, 2000), (800, 1344)), ((70, 70), (800, 800))]
+)
+def test_for_a_gpu_the_canvas_is_one_of_the_trainings(size, expected):
+    assert _canvas(size, 800, 1333, "gpu") == expected
+    assert _canvas(size[::-1], 800, 1333, "gpu") == expected[::-1]
 
 
 def test_a_killed_run_goes_on_to_the_same_result(images, whole, tmp_path, monkeypatch):

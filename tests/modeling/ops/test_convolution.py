@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from dh_keras.modeling.ops import convolution
 from dh_keras.modeling.ops.convolution import conv2d, kernel_gradient
+from dh_keras.modeling.ops.machine import traced_for
 
 SHAPES = [(2, 9, 14), (3, 7, 7), (1, 1, 1), (1, 30, 41), (1, 2, 5)]
 
@@ -88,12 +89,16 @@ def test_no_rois_give_a_kernel_gradient_of_zeros(size):
     np.testing.assert_array_equal(gradient, np.zeros([size, size, 3, 4], np.float32))
 
 
-def test_a_kernel_that_is_divided_gives_the_same(monkeypatch):
+def test_a_kernel_that_is_divided_for_a_cpu_gives_the_same(monkeypatch):
     terms = random_tensors((1, 6, 7, 8), (3, 3, 8, 256), (256,))
     whole = conv2d(*terms, relu=True)
     monkeypatch.setattr(convolution, "CACHED_KERNEL_BYTES", 9 * 8 * 64 * 4)
     graph = tf.function(lambda: conv2d(*terms, relu=True), autograph=False).get_concrete_function()
     assert [op.type for op in graph.graph.get_operations()].count("Conv2D") == 4
+    assert_close(graph(), whole, tolerance=1e-6)
+    with traced_for("gpu"):
+        graph = tf.function(lambda: conv2d(*terms, relu=True), autograph=False).get_concrete_function()
+    assert [op.type for op in graph.graph.get_operations()].count("Conv2D") == 1
     assert_close(graph(), whole, tolerance=1e-6)
 
 
