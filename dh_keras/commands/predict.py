@@ -28,7 +28,7 @@ def make_parser() -> CommandParser:
 def run(args: argparse.Namespace) -> None:
     from dh_keras.files import CHOOSE_OR_RESUME, require_new_folder
     from dh_keras.inference.prediction.folder import PredictionSettings
-    from dh_keras.inference.prediction.sources import Shard, list_sources
+    from dh_keras.inference.prediction.sources import Shard, describe_left_out, list_sources
 
     settings = PredictionSettings(
         score=args.score,
@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> None:
     detector = Detector.load(args.model, args.overrides)
     share = f", shard {settings.shard}" if settings.shard.count > 1 else ""
     print(f"model: {args.model}; {len(paths)} file(s){share}, score above {args.score}")
+    if left_out := describe_left_out(args.sources):
+        print(left_out)
     summary = predict_files(detector, paths, args.output, settings, resume=args.resume)
     print(f"found: {summary}")
     print(f"written: {args.output}" + ("; join the shards with dh-keras merge-predictions" if share else ""))

@@ -21,13 +21,15 @@ def make_parser() -> CommandParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from dh_keras.inference.prediction.sources import list_sources
+    from dh_keras.inference.prediction.sources import describe_left_out, list_sources
     from dh_keras.serving.client import GrpcClient, RestClient, predict_on_server
 
     paths = list_sources(args.images)
     kind, server = (RestClient, args.rest) if args.rest else (GrpcClient, args.grpc)
     client = kind(server, args.model, version=args.version, timeout=args.timeout)
     print(f"server: {server}, model {args.model}; {len(paths)} image(s), score above {args.score}")
+    if left_out := describe_left_out(args.images):
+        print(left_out)
     faults = predict_on_server(client, paths, args.output, score=args.score)
     print(f"written: {args.output} ({len(paths) - len(faults)} image(s))")
     for fault in faults:

@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 from tqdm import tqdm
 
 from dh_keras.data.dataset import CocoDataset
@@ -19,7 +20,7 @@ from dh_keras.errors import DataError
 from dh_keras.evaluation.coco_metrics import evaluate_found
 from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
 from dh_keras.evaluation.image_detections import ImageDetections
-from dh_keras.inference.photographs import read_image_file, undecodable
+from dh_keras.inference.photographs import require_image, undecodable
 from dh_keras.inference.served import read_served, split_by_image
 from dh_keras.inference.serving_module import LABELS_FILE, SIGNATURE_FILE, ServingModule
 from dh_keras.modeling.builder import assemble_detector
@@ -105,25 +106,24 @@ class Detector:
         """Wrap a built `DoubleHeadRCNN`; sizes as in `DataConfig`."""
         return ModelDetector(model, categories, min_size=min_size, max_size=max_size)
 
-    def __call__(self, image: str | Path | bytes | np.ndarray) -> ImageDetections:
+    def __call__(self, image: str | Path | bytes | BinaryIO | Image.Image | np.ndarray) -> ImageDetections:
         """Detect in one image.
 
         Args:
-            image: path of a JPEG or PNG file, its bytes, or decoded RGB pixels uint8 [H, W, 3].
+            image: path of a JPEG or PNG file, or of another that Pillow reads; its bytes, or the file opened in binary
+                mode; a PIL image; or decoded RGB pixels uint8 [H, W, 3].
 
         Raises:
             DataError: naming the file, when it is missing or cannot be decoded.
-            ValueError: for an array of another shape or dtype.
+            ValueError: for anything else, and an array of another shape or dtype.
         """
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-                raise ValueError(f"`image` must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
-            return self.detect_images(image[None])[0]
-        data = image if isinstance(image, bytes) else read_image_file(image)
+        data = require_image(image)
+        if isinstance(data, np.ndarray):
+            return self.detect_images(data[None])[0]
         try:
             return self.detect_files([data])[0]
         except tf.errors.InvalidArgumentError as error:
-            name = "image bytes" if isinstance(image, bytes) else str(image)
+            name = str(image) if isinstance(image, str | Path) else str(getattr(image, "name", "image bytes"))
             raise DataError(undecodable(name, error)) from error
 
     def detect_files(self, files: Sequence[bytes]) -> list[ImageDetections]:
@@ -303,11 +303,12 @@ def evaluate_detector(detector: Detector, dataset: CocoDataset, *, batch_size: i
 
     Args:
         detector: a loaded detector.
-        dataset: loaded with the detector's categories.
+        dataset: loaded with the detector's categories, or some of them.
         batch_size: images of equal size that go through the network together.
 
     Returns:
         What `evaluate_detections` does, and "by_head": {name of the combination: AP, AP50, ...} where it applies.
     """
     found = detect_with_bar(detector, dataset, batch_size=batch_size)
+    found = {name: [entry.among(dataset.categories) for entry in of] for name, of in found.items()}
     return evaluate_found(dataset, found, max_detections=detector.max_detections)

@@ -1,28 +1,42 @@
-"""Photographs from the disk, with one line for a file that cannot be used."""
+"""Photographs from the disk and from Python, with one line for what cannot be used."""
 
+import contextlib
+import importlib
+import io
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dh_keras.data.transforms import decode_image
+from dh_keras.data.transforms import IMAGE_MAGIC, decode_image
 from dh_keras.errors import DataError, one_line, visible
 from dh_keras.paths import to_path
 
+# Pillow knows more, and some of it starts other programs.
+_FORMATS = ("WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_OTHERS = "WebP, BMP, TIFF, GIF or AVIF"
+_HEIF_ADVICE = "; pip install pillow-heif, or convert it, for example with heif-convert photo.heic photo.jpg"
+
 
 def read_image_file(path: str | Path) -> bytes:
-    """Read a file's bytes.
+    """Read a photograph as the bytes of a JPEG or PNG file; what Pillow knows besides becomes PNG.
 
     Raises:
-        DataError: naming the file, when it cannot be read or is empty.
+        DataError: naming the file, when it cannot be read, is empty or no image.
     """
     try:
         data = to_path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
+    except ValueError as error:  # a zero byte in the name
+        raise DataError(f"{path}: cannot be read: {error}") from error
     if not data:
         raise DataError(f"{path}: the file is empty; expected a JPEG or PNG image")
-    return data
+    return as_jpeg_or_png(data, str(path))
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -35,6 +49,92 @@ def read_image(path: str | Path) -> np.ndarray:
         return decode_image(tf.constant(read_image_file(path))).numpy()
     except tf.errors.InvalidArgumentError as error:
         raise DataError(undecodable(str(path), error)) from error
+
+
+def as_jpeg_or_png(data: bytes, name: str) -> bytes:
+    """JPEG and PNG files as they are; another image that Pillow reads, or its first frame, as PNG.
+
+    Args:
+        data: a file.
+        name: of it, for messages.
+
+    Raises:
+        DataError: when it is no image.
+    """
+    if data.startswith(IMAGE_MAGIC):
+        return data
+    is_heif = data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+    if is_heif:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind for kind in _FORMATS if kind in Image.OPEN]) as image:
+            pixels = upright_rgb(image)
+    except UnidentifiedImageError as error:
+        if is_heif:
+            raise DataError(f"{name}: is a HEIC image, which is not read here{_HEIF_ADVICE}") from error
+        raise DataError(f"{name}: not a readable JPEG or PNG image, nor {_OTHERS}") from error
+    except Exception as error:  # Pillow raises many types on broken files
+        raise DataError(f"{name}: cannot be decoded: {one_line(error)}") from error
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def upright_rgb(image: Image.Image) -> np.ndarray:
+    """Pixels of a Pillow image as `decode_image` gives those of a file: turned by its EXIF tag, alpha dropped.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: for pixels that are no colours, such as 32-bit numbers.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow would cut what is above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}), convert them to 0..255")
+    return np.array(image.convert("RGB"))
+
+
+def require_image(image: Any) -> bytes | np.ndarray:
+    """What people give as one image, as a JPEG or PNG file or as pixels.
+
+    Args:
+        image: a path, a file's bytes, a file that is open for reading bytes, a Pillow image, or RGB pixels.
+
+    Returns:
+        Bytes; or uint8 [H, W, 3].
+
+    Raises:
+        DataError: naming the file that cannot be read.
+        ValueError: for anything else, saying what is taken.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"`image` must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+        return image
+    if isinstance(image, Image.Image):
+        try:
+            return upright_rgb(image)
+        except OSError as error:  # it was opened, and is read only now
+            name = getattr(image, "filename", None) or "PIL image"
+            raise DataError(f"{name}: cannot be decoded: {one_line(error)}") from error
+    data = image.read() if hasattr(image, "read") else image
+    if isinstance(data, bytes | bytearray | memoryview):
+        name = str(getattr(image, "name", "image bytes"))
+        if not data:
+            raise DataError(f"{name}: there are no bytes; expected a JPEG or PNG image")
+        return as_jpeg_or_png(bytes(data), name)
+    if data is image and isinstance(image, str | os.PathLike):
+        return read_image_file(image)
+    got = f"a {type(image).__name__}" + ("; give one image at a time" if isinstance(image, list | tuple) else "")
+    raise ValueError(
+        "`image` must be a path, the bytes of a file, a file opened in binary mode, a PIL image or pixels uint8 "
+        f"[H, W, 3], got {got}"
+    )
 
 
 def undecodable(name: str, error: tf.errors.OpError) -> str:

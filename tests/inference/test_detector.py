@@ -77,6 +77,9 @@ def test_path_bytes_and_pixels_give_the_same_detections(detector, photographs):
     pixels = np.asarray(Image.open(photographs[0]))
     assert_same(detector(photographs[0]), detector(photographs[0].read_bytes()))
     assert_same(detector(png), detector(pixels))
+    with open(png, "rb") as file, Image.open(png) as image:
+        assert_same(detector(file), detector(pixels))
+        assert_same(detector(image), detector(pixels))
 
 
 def test_a_rotated_photograph_gives_the_detections_of_the_upright_one(detector, photographs):

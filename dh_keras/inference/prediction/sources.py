@@ -3,14 +3,18 @@
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, one_line
 from dh_keras.paths import absolute, matching, to_path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+if find_spec("pillow_heif"):
+    IMAGE_SUFFIXES += (".heic", ".heif")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 
 # Images whose results are written together, and lost together when a run is killed.
@@ -82,8 +86,8 @@ def list_sources(sources: Iterable[str | Path], list_file: str | Path | None = N
     """Files that sources stand for, each once, in the order in which they are first named.
 
     Args:
-        sources: files; folders, which stand for the JPEG and PNG files directly in them, by name, without hidden ones;
-            and patterns such as "photos/**/*.jpg", which stand for the images and videos they match, by name.
+        sources: files; folders, which stand for the images directly in them, by name, without hidden ones; and
+            patterns such as "photos/**/*.jpg", which stand for the images and videos they match, by name.
         list_file: a text file with the path of a file in each line, relative to the working directory.
 
     Raises:
@@ -100,14 +104,35 @@ def list_sources(sources: Iterable[str | Path], list_file: str | Path | None = N
     return list(first.values())
 
 
+def describe_left_out(sources: Iterable[str | Path]) -> str | None:
+    """One line about the files of folders that `list_sources` leaves out, by their endings; None without any."""
+    folders = [path for path in map(to_path, sources) if path.is_dir()]
+    others = [file for folder in folders for file in _inside(folder, images=False)]
+    if not others:
+        return None
+    count = Counter(file.suffix.lower() or "without ending" for file in others)
+    return f"{len(others)} other file(s) were left out ({', '.join(f'{end} {n}' for end, n in count.most_common())})"
+
+
+def _inside(folder: Path, *, images: bool) -> list[Path]:
+    """The images in a folder by name, or its other files, without hidden ones."""
+    # Macs put a ._photo.jpg, which is no image, beside each photo.jpg on a disk of another system.
+    try:
+        shown = [one for one in folder.iterdir() if not one.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror or one_line(error)}") from error
+    return sorted(one for one in shown if (one.suffix.lower() in IMAGE_SUFFIXES) == images and not one.is_dir())
+
+
 def _expand(source: str | Path) -> list[Path]:
     path = to_path(source)
     if path.is_dir():
-        # Macs put a ._photo.jpg, which is no image, beside each photo.jpg on a disk of another system.
-        shown = (one for one in path.iterdir() if not one.name.startswith("."))
-        inside = sorted(one for one in shown if one.suffix.lower() in IMAGE_SUFFIXES and not one.is_dir())
+        inside = _inside(path, images=True)
         if not inside:
-            raise DataError(f"{path}: the folder holds no {', '.join(IMAGE_SUFFIXES)} file")
+            left_out = describe_left_out([path])
+            raise DataError(
+                f"{path}: the folder holds no {', '.join(IMAGE_SUFFIXES)} file" + (f"; {left_out}" if left_out else "")
+            )
         return inside
     if path.is_file():
         return [path]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dh_keras.errors import DataError
-from dh_keras.inference.prediction.sources import Shard, list_sources, plan_chunks, plan_items
+from dh_keras.inference.prediction.sources import Shard, describe_left_out, list_sources, plan_chunks, plan_items
 
 
 @pytest.fixture
@@ -44,6 +44,19 @@ def test_a_folder_stands_for_no_hidden_files_and_no_folders(tree):
     (tree / "deep/hidden/._b.jpg").touch()
     with pytest.raises(DataError, match=r"^deep/hidden: the folder holds no \.jpg"):
         list_sources(["deep/hidden"])
+
+
+def test_files_of_a_folder_that_are_left_out_are_counted_by_their_endings(tree):
+    assert describe_left_out(["deep", "*.jpg", "clip.mp4"]) is None
+    for name in ("e.WEBP", "f.tif", "g.gif", "i.psd", "j.psd", "README", ".hidden"):
+        (tree / name).touch()
+    assert names(list_sources(["."])) == ["a.PNG", "b.jpg", "e.WEBP", "f.tif", "g.gif", "x[1].jpg"]
+    assert describe_left_out(["."]) == "5 other file(s) were left out (.psd 2, without ending 1, .mp4 1, .txt 1)"
+    (tree / "empty/k.psd").touch()
+    with pytest.raises(
+        DataError, match=r"^empty: the folder holds no .*; 1 other file\(s\) were left out \(\.psd 1\)$"
+    ):
+        list_sources(["empty"])
 
 
 def test_a_file_that_is_named_twice_counts_once_at_its_first_place(tree):
