@@ -5,6 +5,7 @@ The public names are loaded when they are first used, so that a config or a data
 
 import importlib
 import os
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
@@ -21,14 +22,20 @@ __all__ = sorted(_PUBLIC)
 
 
 def require_tensorflow_backend() -> None:
-    """Refuse another backend of Keras, which would fail later and say less.
+    """Refuse another backend of Keras, which would fail later and say less; a keras.json that names one is overruled.
 
     Raises:
-        ImportError: when KERAS_BACKEND names one.
+        ImportError: when KERAS_BACKEND names one, or Keras was imported with one.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # goes before keras.json
     if backend != "tensorflow":
         raise ImportError(f"KERAS_BACKEND: dh_keras needs the backend tensorflow, got {backend!r}; unset the variable")
+    keras_config = getattr(sys.modules.get("keras"), "config", None)
+    if keras_config is not None and keras_config.backend() != "tensorflow":
+        raise ImportError(
+            f"Keras was imported with the backend {keras_config.backend()!r}, and dh_keras needs tensorflow; set "
+            "KERAS_BACKEND=tensorflow before the first import of keras"
+        )
 
 
 def __getattr__(name: str) -> Any:

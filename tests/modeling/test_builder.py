@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from dh_keras.config.load import load_config
+from dh_keras.errors import ConfigError
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.folding import inference_copy
 from dh_keras.modeling.layers.resnet import ResNet
@@ -116,6 +117,33 @@ def test_initial_weights_are_distributed_as_published(tiny_overrides):
         assert abs(kernel.mean()) < 5 * limit / np.sqrt(3 * kernel.size), layer
         assert abs(kernel.std() - limit / np.sqrt(3)) < 5 * limit / np.sqrt(3 * kernel.size), layer
     assert not any(v.numpy().any() for path, v in weights.items() if path.endswith("/bias"))
+
+
+def test_the_users_data_format_does_not_matter_and_stays(config):
+    images = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3)).astype(np.uint8)
+    inputs = {"images": tf.constant(images), "image_sizes": tf.constant([[64, 96]])}
+
+    def detect(detector):
+        return detector.detect(detector(inputs), inputs["image_sizes"])
+
+    expected = detect(assemble_detector(config, num_classes=3, seed=5))
+    keras.config.set_image_data_format("channels_first")
+    try:
+        detector = assemble_detector(config, num_classes=3, seed=5)
+        copy = inference_copy(detector)
+        assert keras.config.image_data_format() == "channels_first"
+        for found in (detect(detector), detect(copy)):
+            np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3, atol=1e-6)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+def test_another_float_than_float32_is_refused_by_name(config, monkeypatch):
+    monkeypatch.setattr("keras.config.floatx", lambda: "float16")
+    with pytest.raises(
+        ConfigError, match=r"^Keras' floatx: expected float32, got float16; correct ~/\.keras/keras\.json"
+    ):
+        assemble_detector(config, num_classes=3)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

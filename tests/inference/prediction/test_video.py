@@ -1,5 +1,7 @@
 """Videos: a row for each frame, the drawn video, and files that end too early."""
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -93,3 +95,23 @@ def test_a_video_in_which_no_frame_can_be_decoded_is_named(detector, video, tmp_
         *("errors.csv", "predictions.json", "settings.json")
     ]
     assert cv2.VideoCapture(str(video)).isOpened()
+
+
+def test_frames_of_a_film_that_says_it_is_turned_are_upright(tmp_path):
+    frame = np.zeros((96, 128, 3), np.uint8)
+    frame[:, :64, 0] = 220  # red left, blue right
+    frame[:, 64:, 2] = 220
+    plain, turned = tmp_path / "plain.mp4", tmp_path / "turned.mp4"
+    writer = cv2.VideoWriter(str(plain), cv2.VideoWriter_fourcc(*"mp4v"), 5, (128, 96))
+    for _ in range(3):
+        writer.write(frame[..., ::-1])
+    writer.release()
+    data = bytearray(plain.read_bytes())
+    matrix = data.index(b"tkhd") + 44  # nine numbers of 16.16 and 2.30 bits, behind times, layer and volume
+    struct.pack_into(">9i", data, matrix, 0, 1 << 16, 0, -1 << 16, 0, 0, 96 << 16, 0, 1 << 30)  # a quarter clockwise
+    turned.write_bytes(data)
+    [(_, _, pixels), *rest] = VideoReader(turned)
+    assert len(rest) == 2
+    assert pixels.shape == (128, 96, 3)
+    top, bottom = pixels[16:48].mean(axis=(0, 1)), pixels[80:112].mean(axis=(0, 1))
+    np.testing.assert_allclose([top, bottom], [[220, 0, 0], [0, 0, 220]], atol=20)
