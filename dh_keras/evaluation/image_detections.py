@@ -51,6 +51,14 @@ class ImageDetections:
         keep = self.scores > score
         return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], classes=self.classes[keep])
 
+    def among(self, known: tuple[Category, ...]) -> "ImageDetections":
+        """Only the detections of some of the classes, found by their names; they are all that is known then."""
+        place = {category.name: index for index, category in enumerate(known)}
+        index = np.array([place.get(category.name, -1) for category in self.known], np.int32)[self.classes]
+        keep = index >= 0
+        rows = {"boxes": self.boxes[keep], "scores": self.scores[keep], "classes": index[keep]}
+        return replace(self, **rows, known=known)
+
     def as_dicts(self) -> list[dict[str, Any]]:
         """Ready for JSON: box [y1, x1, y2, x2], score, category_id, category."""
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.category_ids.tolist(), self.categories, strict=True)

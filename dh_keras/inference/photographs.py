@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ def require_image(image: Any) -> bytes | np.ndarray:
         if not data:
             raise DataError(f"{name}: there are no bytes; expected a JPEG or PNG image")
         return as_jpeg_or_png(bytes(data), name)
-    if data is image and isinstance(image, str | os.PathLike):
+    if (data is image and isinstance(image, str)) or hasattr(image, "read_bytes"):
         return read_image_file(image)
     got = f"a {type(image).__name__}" + ("; give one image at a time" if isinstance(image, list | tuple) else "")
     raise ValueError(

@@ -188,6 +188,34 @@ def test_boxes_are_converted_to_xywh_and_classes_to_the_category_ids_of_the_file
     assert [of_class["boxes"] for of_class in metrics["per_class"].values()] == [1, 0, 0]
 
 
+def test_some_of_the_classes_get_the_numbers_they_get_among_all(tmp_path):
+    whole, detections = noisy_dataset_and_detections(tmp_path)
+    tree = json.loads((tmp_path / "instances.json").read_text())
+    tree["categories"] = [{"id": 7, "name": "tube"}, {"id": 9, "name": "cell"}]
+    ids = {11: 7, 2: 9}
+    rows = [row for row in tree["annotations"] if row["category_id"] in ids]
+    tree["annotations"] = [{**row, "category_id": ids[row["category_id"]]} for row in rows]
+    (tmp_path / "instances.json").write_text(json.dumps(tree))
+    options = {"categories": whole.categories, "check_images": False}
+    with pytest.raises(
+        DataError, match=r"missing \['plate'\], not expected \[\]; .* add what is missing to 'categories'"
+    ):
+        load_coco(tmp_path / "instances.json", tmp_path, **options)
+    part = load_coco(tmp_path / "instances.json", tmp_path, subset=True, **options)
+    assert part.categories == (Category(2, "cell"), Category(11, "tube"))
+    expected = evaluate_detections(whole, detections)["per_class"]
+    found = evaluate_detections(part, [one.among(part.categories) for one in detections])
+    assert found["per_class"] == {name: expected[name] for name in ("cell", "tube")}
+    assert 0.1 < found["AP"] == pytest.approx(np.mean([expected[name]["AP"] for name in ("cell", "tube")]))
+    own_ids = load_coco(tmp_path / "instances.json", tmp_path, check_images=False)  # those of the file, in its order
+    again = evaluate_detections(own_ids, [one.among(own_ids.categories) for one in detections])
+    assert again["per_class"] == found["per_class"]
+    tree["categories"].append({"id": 1, "name": "other"})
+    (tmp_path / "instances.json").write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=r"not expected \['other'\]; use files with the same category names$"):
+        load_coco(tmp_path / "instances.json", tmp_path, subset=True, **options)
+
+
 def test_no_detection_at_all_is_an_ap_of_zero(tmp_path):
     dataset = make_dataset(tmp_path, [(10, 2, [20, 10, 20, 20], 0), (20, 5, [20, 10, 200, 150], 0)])
     metrics = evaluate_detections(dataset, [detected(10), detected(20)])

@@ -30,6 +30,7 @@ def load_coco(
     images: str | Path,
     *,
     categories: Sequence[Category] | None = None,
+    subset: bool = False,
     check_images: bool = True,
 ) -> CocoDataset:
     """Read a COCO annotation file, check it and its images, and flatten it.
@@ -39,6 +40,7 @@ def load_coco(
         images: folder that its file names are relative to.
         categories: classes of the model or of the training split; the file must have the same names, its ids may
             differ. None takes the file's categories, sorted by id.
+        subset: the file may have some of the categories only, which are then those of the dataset.
         check_images: read the header and the end of every image file, compare sizes and decide how EXIF orientation
             applies. False trusts the sizes of the JSON and takes every image as upright.
 
@@ -51,7 +53,7 @@ def load_coco(
     file = read_coco(annotations, images)
     refuse_errors(file.annotations_path, file.errors())
     file.tree["annotations"] = []  # they are columns now, and as many rows are made again for the evaluation
-    categories, category_ids = _match_categories(file, categories)
+    categories, category_ids = _match_categories(file, categories, subset=subset)
     paths = [image.path for image in file.images]
     declared = [image.declared for image in file.images]
     if check_images:
@@ -103,28 +105,42 @@ def read_categories(annotations: str | Path) -> tuple[Category, ...]:
 def read_image_ids(annotations: str | Path) -> tuple[dict[str, int | float | str], dict[str, int]]:
     """Read {file name: image id} and {category name: category id} of a COCO JSON, the ids as they are in it.
 
+    It needs no annotations.
+
     Raises:
-        DataError: as `load_coco`.
+        DataError: as `load_coco`, and when two images have one file name.
     """
     path = to_path(annotations)
-    tree = read_json(path)
+    tree = read_json(path, boxes=False)
     refuse_errors(path, image_id_findings("", tree["images"]))
-    image_ids = {os.path.normpath(str(row.get("file_name"))): row["id"] for row in tree["images"]}
+    image_ids: dict[str, int | float | str] = {}
+    for row in tree["images"]:
+        name = os.path.normpath(str(row.get("file_name")))
+        if name in image_ids:
+            raise DataError(
+                f"annotations {path}: the images {image_ids[name]!r:.40} and {row['id']!r:.40} have one file_name, "
+                f"{name!r}; keep one of them"
+            )
+        image_ids[name] = row["id"]
     return image_ids, {category.name: category.id for category in parse_categories(path, tree["categories"])}
 
 
-def _match_categories(file: CocoFile, wanted: Sequence[Category] | None) -> tuple[tuple[Category, ...], np.ndarray]:
+def _match_categories(
+    file: CocoFile, wanted: Sequence[Category] | None, *, subset: bool
+) -> tuple[tuple[Category, ...], np.ndarray]:
     """Return the classes and, for each, the id it has in this file."""
     wanted = file.categories if wanted is None else tuple(wanted)
     own_ids = {category.name: category.id for category in file.categories}
     names = {category.name for category in wanted}
     lacking = [category.name for category in wanted if category.name not in own_ids]
     surplus = [name for name in own_ids if name not in names]
-    if lacking or surplus:
+    if surplus or (lacking and not subset):
+        advice = "" if surplus else ", or add what is missing to 'categories': it needs no boxes"
         raise DataError(
             f"annotations {file.annotations_path}: categories differ from the expected ones: missing {lacking}, not "
-            f"expected {surplus}; use files with the same category names"
+            f"expected {surplus}; use files with the same category names{advice}"
         )
+    wanted = tuple(category for category in wanted if category.name in own_ids)
     return wanted, np.array([own_ids[category.name] for category in wanted], np.int64)
 
 

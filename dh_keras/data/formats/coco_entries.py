@@ -14,7 +14,7 @@ from dh_keras.paths import absolute, is_remote, normalized
 from dh_keras.run.classes import MAX_ID, Category
 
 IMAGE_ID_TYPES = (int, float, str, bool)  # what compares and hashes
-_LISTS = ("images", "annotations", "categories")
+_LISTS = ("images", "categories", "annotations")
 _MAX_SIDE = 2**31 - 1
 
 
@@ -36,11 +36,12 @@ class ImageEntry(NamedTuple):
     file_name: str
 
 
-def read_json(path: Path) -> dict[str, Sequence]:
+def read_json(path: Path, *, boxes: bool = True) -> dict[str, Sequence]:
     """Read a COCO JSON and check that it has its three lists.
 
     Args:
         path: the file.
+        boxes: False does without `annotations`, which image_info_test-dev2017.json has not.
 
     Returns:
         The whole tree, annotations as of `parse_json`; images and categories are not empty.
@@ -52,13 +53,15 @@ def read_json(path: Path) -> dict[str, Sequence]:
         raise DataError(f"annotations {path}: no such file; expected a COCO JSON")
     try:
         tree = parse_json(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"annotations {path}: cannot be read: {error.strerror or one_line(error)}") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"annotations {path}: not valid JSON ({one_line(error)}); write or download it again"
         ) from error
     if not isinstance(tree, dict):
         raise DataError(f"annotations {path}: expected a JSON object, got {type(tree).__name__}; is this a COCO file?")
-    for key in _LISTS:
+    for key in _LISTS if boxes else _LISTS[:2]:
         value = tree.get(key)
         if not _is_list_of_objects(value):
             found = "it is missing" if key not in tree else "it is something else"
@@ -68,7 +71,7 @@ def read_json(path: Path) -> dict[str, Sequence]:
     for key in ("images", "categories"):
         if not tree[key]:
             raise DataError(f"annotations {path}: {key!r} is empty; expected at least one, is this the right file?")
-    rows = tree["annotations"]
+    rows = tree["annotations"] if boxes else []
     if "segments_info" in (rows.keys if isinstance(rows, JsonRows) else set().union(*rows)):
         raise DataError(
             f"annotations {path}: is a panoptic file (it has 'segments_info'); expected one with boxes, such as "

@@ -115,6 +115,20 @@ def test_ids_come_from_the_annotations_by_the_longest_end_of_the_path(annotation
     assert not (tmp_path / "coco_images.json").exists()
 
 
+def test_ids_need_no_annotations_and_one_image_for_each_file_name(annotations):
+    tree = json.loads(annotations.read_text())
+    del tree["annotations"]
+    annotations.write_text(json.dumps(tree))
+    categories = [Category(row["id"], row["name"]) for row in CATEGORIES]
+    known = {row["file_name"]: row["id"] for row in tree["images"]}
+    ids = CocoIds(categories, annotations)
+    assert {name: ids.image(name) for name in known} == known
+    tree["images"].append({"id": "again", "file_name": f"./{tree['images'][0]['file_name']}"})
+    annotations.write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=r"the images \S+ and 'again' have one file_name, '.*'; keep one of them$"):
+        CocoIds(categories, annotations)
+
+
 def test_pycocotools_gives_the_average_precision_that_evaluation_gives(tiny_shapes, tmp_path, capsys):
     dataset = load_coco(tiny_shapes.val_annotations, tiny_shapes.val_images)
     truth = COCO(tiny_shapes.val_annotations)
