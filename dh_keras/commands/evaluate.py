@@ -5,6 +5,7 @@ import argparse
 from dh_keras.commands.parser import CommandParser, any_path, make_main
 from dh_keras.errors import DataError
 from dh_keras.files import new_file, require_absent, write_json
+from dh_keras.run.classes import class_labels
 
 
 def make_parser() -> CommandParser:
@@ -26,9 +27,12 @@ def run(args: argparse.Namespace) -> None:
     from dh_keras.inference.detector import Detector, evaluate_detector
 
     detector = Detector.load(args.model, args.overrides)
-    print(f"model: {args.model}, classes {', '.join(category.name for category in detector.categories)}")
-    dataset = load_coco(args.annotations, args.images, categories=detector.categories)
+    print(f"model: {args.model}, classes {', '.join(class_labels([one.name for one in detector.categories]))}")
+    dataset = load_coco(args.annotations, args.images, categories=detector.categories, subset=True)
     print(f"data: {dataset.summary()}")
+    left_out = [category.name for category in detector.categories if category not in dataset.categories]
+    if left_out:
+        print(f"left out, as the annotations have no such category: {', '.join(class_labels(left_out))}")
     metrics = evaluate_detector(detector, dataset, batch_size=args.batch_size)
     print(format_table(metrics))
     if args.output:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dh_keras.paths import is_remote, to_path
-from dh_keras.run.classes import Category
+from dh_keras.run.classes import Category, class_labels
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -152,7 +152,7 @@ class CocoDataset:
         rows = [("id", "category", "boxes")]
         rows += [
             (str(number), name, str(boxes))
-            for number, name, boxes in zip(self.category_ids, self.class_names, per_class, strict=True)
+            for number, name, boxes in zip(self.category_ids, class_labels(self.class_names), per_class, strict=True)
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [f"{row[0]:>{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]

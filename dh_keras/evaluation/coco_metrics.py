@@ -21,6 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from dh_keras.data.dataset import CocoDataset, TruthBoxes
 from dh_keras.errors import DataError
 from dh_keras.evaluation.image_detections import ImageDetections
+from dh_keras.run.classes import class_labels
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
@@ -256,11 +257,12 @@ def format_table(metrics: dict) -> str:
     Returns:
         Lines without a newline at the end: the totals, then one line per class in class order.
     """
-    per_class, by_head = metrics["per_class"], metrics.get("by_head", {})
+    names, per_class = class_labels([*metrics["per_class"]]), metrics["per_class"].values()
+    by_head = metrics.get("by_head", {})
     lines = [f"{_totals(metrics)}  ({metrics['images']} images)"]
-    width = max(map(len, ["class", *per_class]))
+    width = max(map(len, ["class", *names]))
     lines.append(f"{'class':<{width}}  {'boxes':>7}  {'AP':>5}  {'AP50':>5}  {'AP75':>5}")
-    for name, of_class in per_class.items():
+    for name, of_class in zip(names, per_class, strict=True):
         numbers = "  ".join(f"{format_number(of_class[key]):>5}" for key in ("AP", "AP50", "AP75"))
         lines.append(f"{name:<{width}}  {of_class['boxes']:>7}  {numbers}")
     if by_head:

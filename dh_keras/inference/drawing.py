@@ -11,7 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dh_keras.errors import visible
 from dh_keras.evaluation.image_detections import ImageDetections
+from dh_keras.inference.labels import drawable, load_font
+from dh_keras.run.classes import class_labels
 
 MIN_LONG_SIDE = 640  # smaller pictures are enlarged by the least whole factor that reaches this
 
@@ -110,7 +113,7 @@ def draw_detections(image: np.ndarray, detections: ImageDetections, *, score_thr
         got = f"{len(boxes)} boxes, {len(scores)} scores, {len(classes)} classes"
         raise ValueError(f"detections: expected as many boxes as scores and classes, got {got}")
     order = [index for index in np.argsort(scores, kind="stable") if scores[index] > score_threshold]
-    names, palette = [category.name for category in detections.known], class_colors(len(detections.known))
+    names, palette = class_labels([one.name for one in detections.known]), class_colors(len(detections.known))
     note = None
     if not order:
         note = f"no detection above {score_threshold:.2f}"
@@ -143,13 +146,13 @@ def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -
     for picture, name in ((left, "left"), (right, "right")):
         _check_image(picture, name)
     height, gap = max(left.shape[0], right.shape[0]), 8
-    font = _font(max(left.shape[:2] + right.shape[:2]), height)
-    strip = math.ceil(_text_height(font) * 1.5)
+    size = _font_size(max(left.shape[:2] + right.shape[:2]), height)
+    texts = [_fit(title, size, picture.shape[1] - 8) for title, picture in zip(titles, (left, right), strict=True)]
+    strip = math.ceil(max(_text_height(font) for _, font in texts) * 1.5)
     sheet = Image.new("RGB", (left.shape[1] + gap + right.shape[1], strip + height), "white")
     pen = ImageDraw.Draw(sheet)
-    for picture, start, title in ((left, 0, titles[0]), (right, left.shape[1] + gap, titles[1])):
+    for picture, start, (text, font) in ((left, 0, texts[0]), (right, left.shape[1] + gap, texts[1])):
         sheet.paste(Image.fromarray(picture), (start, strip))
-        text = _shorten(title, font, picture.shape[1] - 8)
         pen.text((start + 4, strip / 2), text, fill="black", font=font, anchor="lm")
     return np.asarray(sheet)
 
@@ -160,7 +163,7 @@ class _Sheet:
     def __init__(self, picture: Image.Image):
         self.pen = ImageDraw.Draw(picture)
         self.width, self.height = picture.size
-        self.font = _font(max(picture.size), min(picture.size))
+        self.font_size = _font_size(max(picture.size), min(picture.size))
         self.line = max(2, round(max(picture.size) / 400))
         self.taken: list[tuple[float, float, float, float]] = []
 
@@ -173,17 +176,20 @@ class _Sheet:
             corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
             self.pen.rectangle(corners, outline=tuple(color), width=self.line)
         if note:
-            self._write(note, _NEUTRAL, [(0, 0)])
+            self._write(*self._fit(note), _NEUTRAL, [(0, 0)])
         # The topmost box picks the place of its label first.
         for (y1, x1, y2, x2), label, color in reversed(list(zip(boxes, labels, colors, strict=True))):
             if label:
-                strip = _text_height(self.font) + 4
-                self._write(label, color, [(x1, y1 - strip), (x1, y2), (x1, y1), (x2, y1), (x1, y2 - strip)])
+                text, font = self._fit(label)
+                strip = _text_height(font) + 4
+                self._write(text, font, color, [(x1, y1 - strip), (x1, y2), (x1, y1), (x2, y1), (x1, y2 - strip)])
 
-    def _write(self, text: str, color: Color, places: list[tuple[float, float]]) -> None:
+    def _fit(self, text: str) -> tuple[str, ImageFont.FreeTypeFont]:
+        return _fit(text, self.font_size, self.width - 6)
+
+    def _write(self, text: str, font: ImageFont.FreeTypeFont, color: Color, places: list[tuple[float, float]]) -> None:
         """Write on a strip at the first (x, y) that is free, or at the first one; never beyond the border."""
-        text = _shorten(text, self.font, self.width - 6)
-        width, height = self.font.getlength(text) + 6, _text_height(self.font) + 4
+        width, height = font.getlength(text) + 6, _text_height(font) + 4
         strips = []
         for x, y in places:
             x, y = max(0, min(x, self.width - width)), max(0, min(y, self.height - height))
@@ -194,7 +200,7 @@ class _Sheet:
         self.pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=tuple(color))
         brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
         ink = "black" if brightness > 140 else "white"
-        self.pen.text((x1 + 3, (y1 + y2) / 2), text, fill=ink, font=self.font, anchor="lm")
+        self.pen.text((x1 + 3, (y1 + y2) / 2), text, fill=ink, font=font, anchor="lm")
 
 
 def _check_image(image: np.ndarray, name: str) -> None:
@@ -205,22 +211,23 @@ def _check_image(image: np.ndarray, name: str) -> None:
         raise ValueError(f"{name}: expected at least one pixel, got {list(image.shape)}")
 
 
-def _font(long_side: int, short_side: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=max(10, min(max(13, round(long_side / 50)), short_side // 5)))
+def _font_size(long_side: int, short_side: int) -> int:
+    return max(10, min(max(13, round(long_side / 50)), short_side // 5))
 
 
 def _text_height(font: ImageFont.FreeTypeFont) -> int:
     return sum(font.getmetrics())
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Cut a text that is wider than the place it has, and mark the cut."""
-    text = " ".join(str(text).split())
+def _fit(text: str, size: int, width: float) -> tuple[str, ImageFont.FreeTypeFont]:
+    """A text in one line, cut and marked so where it is wider than its place, and a font that has its letters."""
+    text, path = drawable(visible(" ".join(str(text).split())))
+    font = load_font(path, size)
     if font.getlength(text) <= width:
-        return text
+        return text, font
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
-    return text + "..."
+    return text + "...", font
 
 
 def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:

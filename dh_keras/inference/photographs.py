@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +122,14 @@ def require_image(image: Any) -> bytes | np.ndarray:
         except OSError as error:  # it was opened, and is read only now
             name = getattr(image, "filename", None) or "PIL image"
             raise DataError(f"{name}: cannot be decoded: {one_line(error)}") from error
+    if isinstance(image, str | os.PathLike) or hasattr(image, "read_bytes"):
+        return read_image_file(image)
     data = image.read() if hasattr(image, "read") else image
     if isinstance(data, bytes | bytearray | memoryview):
         name = str(getattr(image, "name", "image bytes"))
         if not data:
             raise DataError(f"{name}: there are no bytes; expected a JPEG or PNG image")
         return as_jpeg_or_png(bytes(data), name)
-    if (data is image and isinstance(image, str)) or hasattr(image, "read_bytes"):
-        return read_image_file(image)
     got = f"a {type(image).__name__}" + ("; give one image at a time" if isinstance(image, list | tuple) else "")
     raise ValueError(
         "`image` must be a path, the bytes of a file, a file opened in binary mode, a PIL image or pixels uint8 "

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from dh_keras.reports.matches import MATCH_IOU, ImageMatches
-from dh_keras.reports.plotting import new_figure, save_figure
+from dh_keras.reports.plotting import new_figure, plain_labels, save_figure
 
 BACKGROUND = "background"
 MAX_WRITTEN = 25  # with more classes the cells are too small for numbers
@@ -49,7 +49,7 @@ def draw_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], *
     """
     title = f"Detections that score more than {score:g}, at IoU {MATCH_IOU}"
     shares = normalise_rows(counts)
-    names = [*class_names, BACKGROUND]
+    names = plain_labels([*class_names, BACKGROUND])
     if len(class_names) > MAX_DRAWN:
         kept = np.append(np.sort(np.argsort(-counts[:-1].sum(axis=1), kind="stable")[:MAX_DRAWN]), len(class_names))
         counts, shares, names = counts[np.ix_(kept, kept)], shares[np.ix_(kept, kept)], [names[k] for k in kept]

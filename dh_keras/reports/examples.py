@@ -12,6 +12,7 @@ from dh_keras.data.pipeline import image_dataset
 from dh_keras.files import make_folder, replaced_file
 from dh_keras.inference.drawing import Color, draw_boxes, side_by_side
 from dh_keras.reports.matches import ImageMatches
+from dh_keras.run.classes import class_labels
 
 COUNT = 6
 MAX_SIDE = 1000  # pixels of a picture's long side; larger photographs are shrunk
@@ -81,7 +82,7 @@ def draw_comparison(
         index: of the image in it.
         score: for the title.
     """
-    names = dataset.class_names
+    names = class_labels(dataset.class_names)
     factor = min(1.0, MAX_SIDE / max(image.shape[:2]))
     if factor < 1:
         height, width = (max(1, round(side * factor)) for side in image.shape[:2])

@@ -16,6 +16,7 @@ from dh_keras.config.schema import Config
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.formats.coco_entries import read_json
 from dh_keras.evaluation.coco_metrics import format_number
+from dh_keras.inference.labels import escape_markdown
 from dh_keras.paths import to_path
 from dh_keras.reports.curves import Row, best_row
 from dh_keras.reports.run_data import SplitFacts, describe_split, describe_training_data, uses_shapes
@@ -81,7 +82,7 @@ def write_model_card(
     environment = Environment(
         loader=PackageLoader("dh_keras.reports"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": format_number, "cell": _cell}
+    environment.filters |= {"number": format_number, "cell": escape_markdown}
     config, train_facts, val_facts = OmegaConf.structured(run.config), describe_training_data(run), describe_split(val)
     libraries = {name: import_module(name).__version__ for name in ("tensorflow", "keras", "numpy")}
     return environment.get_template("model_card.md").render(
@@ -95,7 +96,7 @@ def write_model_card(
         date=_day(datetime.now(UTC).timestamp()),
         parameters=f"{parameters:,}",
         classes=rows,
-        class_list=_first([_cell(row["class"]) for row in rows], 20),
+        class_list=_first([escape_markdown(row["class"]) for row in rows], 20),
         metrics={"by_head": None, **metrics},
         best=best_row(history),
         evaluations=len(history),
@@ -126,7 +127,7 @@ def known_limits(
     ):
         low = {name: value for name, value in values.items() if value < limit}
         if low:
-            shown = [f"{_cell(name)} {n:.3f}" if values is aps else f"{_cell(name)} {n}" for name, n in low.items()]
+            shown = [f"{escape_markdown(name)} {f'{n:.3f}' if values is aps else n}" for name, n in low.items()]
             lines.append(f"{what}: {_first(shown, 10)}.")
     chosen = ", which also chose the best weights; on new photographs expect a little less" if own_data else ""
     lines.append(f"The numbers are of {val.images} images and {sum(val.boxes.values())} boxes{chosen}.")
@@ -147,7 +148,7 @@ def describe_licence(config: Config, val: CocoDataset) -> str:
     rows = [row for row in licences if isinstance(row, dict)] if isinstance(licences, list) else []
     names = [" ".join(str(row[key]) for key in ("name", "url") if row.get(key)) for row in rows]
     if any(names):
-        return f"as `{path.name}` says: {'; '.join(_cell(name) for name in names if name)}."
+        return f"as `{path.name}` says: {'; '.join(escape_markdown(name) for name in names if name)}."
     return f"unknown; `{path.name}` names none. Ask whoever provided it before passing the model on."
 
 
@@ -171,11 +172,3 @@ def _setting(value: Any) -> str:
 
 def _day(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _cell(text: Any) -> str:
-    """A name or value as it is, in one cell of a Markdown table."""
-    escaped = " ".join(str(text).split())
-    for mark in "\\|`*_<>[]":
-        escaped = escaped.replace(mark, f"\\{mark}")
-    return escaped

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from dh_keras.evaluation.coco_metrics import format_number
 from dh_keras.files import replaced_text
 from dh_keras.reports.matches import ClassMatches
-from dh_keras.reports.plotting import GREY, line_colors, new_figure, save_figure, style_panel
+from dh_keras.reports.plotting import GREY, line_colors, new_figure, plain_labels, save_figure, style_panel
 
 # More lines than this cannot be told apart: the best and the worst half of so many are coloured, the others are grey.
 MAX_COLORED = 12
@@ -68,7 +68,8 @@ def draw_pr_curves(
     figure = new_figure(15 if beside else 12, 5.4, "Precision and recall by class (validation images)")
     for axes, (iou, of_classes) in zip(figure.subplots(1, 2), curves.items(), strict=True):
         key = f"AP{round(iou * 100)}"
-        _draw_panel(axes, of_classes, [metrics["per_class"][name][key] for name in class_names], class_names)
+        aps = [metrics["per_class"][name][key] for name in class_names]
+        _draw_panel(axes, of_classes, aps, plain_labels(class_names))
         title = f"IoU at least {iou}: mean {key} {format_number(metrics[key])}"
         style_panel(axes, title=title, x="recall", y="precision")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.03))
@@ -77,9 +78,7 @@ def draw_pr_curves(
     save_figure(figure, path)
 
 
-def _draw_panel(
-    axes: Axes, curves: Sequence[Curve | None], aps: Sequence[float | None], class_names: Sequence[str]
-) -> None:
+def _draw_panel(axes: Axes, curves: Sequence[Curve | None], aps: Sequence[float | None], names: Sequence[str]) -> None:
     drawn = sorted((index for index, curve in enumerate(curves) if curve is not None), key=lambda k: -aps[k])
     half = MAX_COLORED // 2
     colored = drawn if len(drawn) <= MAX_COLORED else drawn[:half] + drawn[-half:]
@@ -87,7 +86,7 @@ def _draw_panel(
     colors = {k: palette[k if len(curves) <= MAX_COLORED else i] for i, k in enumerate(colored)}
     for k in sorted(drawn, key=lambda k: k in colors):
         recall, precision = _as_integrated(curves[k])
-        label = f"{class_names[k]} {aps[k]:.3f}" if k in colors else None
+        label = f"{names[k]} {aps[k]:.3f}" if k in colors else None
         axes.plot(recall, precision, color=colors.get(k, GREY), linewidth=1.8 if k in colors else 0.8, label=label)
         best = curves[k].best
         if k in colors and best is not None:

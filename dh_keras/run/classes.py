@@ -1,14 +1,17 @@
 """The classes of a detector, and the file that a run and a SavedModel keep them in."""
 
 import json
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dh_keras.errors import DataError, one_line
+from dh_keras.errors import DataError, one_line, visible
 from dh_keras.files import is_utf8, write_json
 
 MAX_ID = 2**31 - 1  # TensorFlow's contract for classes; COCO's tools and TFRecords keep no more either
+MAX_LETTERS = 40  # of a label
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ def read_classes(path: Path) -> tuple[Category, ...]:
         categories = tuple(_read_class(row) for row in json.loads(path.read_text(encoding="utf-8")))
         if not categories:
             raise ValueError("it is empty")
+    except PermissionError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
             f'{path}: is damaged: expected a JSON list of {{"id": 1, "name": "cat"}}: {one_line(error)}'
@@ -49,3 +54,25 @@ def _read_class(row: dict) -> Category:
     if not isinstance(name, str) or not is_utf8(name):
         raise ValueError(f"the name {name!r:.40} is no text")
     return Category(number, name)
+
+
+def class_labels(names: Sequence[str]) -> list[str]:
+    r"""Names as tables and pictures show them: short, in one line each, and no two alike.
+
+    Example:
+        >>> class_labels(["cell", "cell ", "two\nlines"])
+        ['cell', "'cell '", 'two\\nlines']
+    """
+    labels = [_shorten(visible(name) if name and name == name.strip() else f"'{visible(name)}'") for name in names]
+    looks = [unicodedata.normalize("NFC", label) for label in labels]
+    count = Counter(looks)
+    return [
+        label if count[look] == 1 else f"{label} #{number}"
+        for number, (label, look) in enumerate(zip(labels, looks, strict=True), start=1)
+    ]
+
+
+def _shorten(label: str) -> str:
+    """Cut in the middle: the ends of long names tell more."""
+    start = MAX_LETTERS * 2 // 3
+    return label if len(label) <= MAX_LETTERS else f"{label[:start]}…{label[start + 1 - MAX_LETTERS :]}"

@@ -16,7 +16,9 @@ from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.inference.detector import Detector
 from dh_keras.inference.drawing import class_colors, draw_detections
+from dh_keras.inference.labels import escape_markdown
 from dh_keras.inference.photographs import read_image
+from dh_keras.run.classes import class_labels
 
 # The page is reachable from this machine only.
 HOST = "127.0.0.1"
@@ -87,10 +89,11 @@ def show_detections(photograph: DetectedPhotograph, head: str, score: float) -> 
     found = result.above(score)
     picture = draw_detections(photograph.pixels, result, score_threshold=score)
     names = found.categories
-    counts = ", ".join(f"{names.count(one.name)} {one.name}" for one in result.known if one.name in names)
+    counts = {one.name: names.count(one.name) for one in result.known if one.name in names}
+    shown = ", ".join(f"{count} {escape_markdown(name)}" for name, count in counts.items()) or "nothing"
     height, width = photograph.pixels.shape[:2]
     size = f"{width} x {height} pixels"
-    sentence = f"**{counts or 'nothing'}** above {score:.2f} · {size} · found in {photograph.seconds:.2f} s"
+    sentence = f"**{shown}** above {score:.2f} · {size} · found in {photograph.seconds:.2f} s"
     rows = zip(names, found.scores.tolist(), found.boxes.tolist(), strict=True)
     return picture, sentence, [[name, round(value, 3), *(round(side, 1) for side in box)] for name, value, box in rows]
 
@@ -225,7 +228,7 @@ def run_demo(model: Path, overrides: Sequence[str] = (), *, port: int, score: fl
     _import_gradio()
     _check_port(port)
     detector = Detector.load(model, overrides)
-    print(f"model: {model}, classes {', '.join(category.name for category in detector.categories)}")
+    print(f"model: {model}, classes {', '.join(class_labels([one.name for one in detector.categories]))}")
     find_objects(detector, np.zeros((64, 64, 3), np.uint8))  # the first pass prepares the graph
     serve_page(build_page(detector, title=f"Double-Head R-CNN: {model.name}", score=score), port=port, wait=True)
 

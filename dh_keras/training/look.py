@@ -13,6 +13,7 @@ from dh_keras.files import filled_folder
 from dh_keras.inference.detector import Detector
 from dh_keras.inference.drawing import class_colors, draw_boxes, draw_detections, side_by_side
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.run.classes import class_labels
 
 # Detections in the run folder's pictures score more than this.
 PICTURE_SCORE = 0.5
@@ -57,7 +58,7 @@ def check_evaluation(detector: Detector, dataset: CocoDataset, *, count: int) ->
 def write_pictures(detector: Detector, dataset: CocoDataset, folder: Path, *, count: int) -> Path:
     """Draw detections beside the ground truth for `count` images spread over the dataset, as PNG files."""
     colors = class_colors(dataset.num_classes)
-    names = dataset.class_names
+    names = class_labels(dataset.class_names)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int))
     titles = (f"detections above {PICTURE_SCORE}", "ground truth")
     with filled_folder(folder) as partial:

@@ -101,8 +101,8 @@ def test_a_label_wider_than_the_picture_is_cut():
     )
     assert picture.shape == (640, 100, 3)
     assert extent(picture, RED)[1] >= 0
-    assert visualize._shorten("abc\n def", visualize._font(640, 640), 500) == "abc def"
-    cut = visualize._shorten("a very long name", visualize._font(640, 640), 60)
+    assert visualize._fit("abc\n def", 13, 500)[0] == "abc def"
+    cut = visualize._fit("a very long name", 13, 60)[0]
     assert cut.startswith("a v")
     assert cut.endswith("...")
 

@@ -161,6 +161,6 @@ def _sentence(path: Path, result: ImageDetections, score: float) -> str:
     found, path = result.above(score), visible(str(path))
     if len(found):
         counts = {name: found.categories.count(name) for name in sorted(set(found.categories))}
-        return f"{path}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
-    best = f"; the best is {result.categories[0]} at {result.scores[0]:.2f}" if len(result) else ""
+        return f"{path}: " + visible(", ".join(f"{count} {name}" for name, count in counts.items()))
+    best = f"; the best is {visible(result.categories[0])} at {result.scores[0]:.2f}" if len(result) else ""
     return f"{path}: nothing above {score:.2f}{best}"

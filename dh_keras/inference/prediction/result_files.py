@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from dh_keras.data.formats.coco import read_image_ids
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, visible
 from dh_keras.evaluation.coco_metrics import boxes_to_xywh
 from dh_keras.files import replaced_text
 from dh_keras.inference.prediction.folder import ERRORS_FILE, IMAGES_FILE, RESULT_FILES
@@ -55,7 +55,7 @@ class Summary:
         """Counts in a line."""
         if self.finished_before:
             return "all files were finished before"
-        found = ", ".join(f"{count} {name}" for name, count in self.counts.most_common()) or "nothing"
+        found = ", ".join(f"{count} {visible(name)}" for name, count in self.counts.most_common()) or "nothing"
         return f"{found} in {self.images} image(s), {self.empty} of them without a detection"
 
 

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dh_keras.config.schema import Config
 from dh_keras.data.formats.findings import Finding
+from dh_keras.errors import visible
 from dh_keras.files import write_text
 from dh_keras.reports.data_doctor.box_checks import COVERAGE_IOUS
 from dh_keras.reports.data_doctor.examined import Diagnosis, Examined, class_names_of
@@ -111,5 +112,5 @@ def write_html(path: Path, diagnosis: Diagnosis, *, config: Config, augmented: S
 
 
 def _shorten(text: str, width: int) -> str:
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from dh_keras.config.schema import Config
 from dh_keras.reports.data_doctor.examined import Examined, class_names_of
 from dh_keras.reports.data_doctor.sheets import data_address
+from dh_keras.reports.plotting import plain_labels, use_fonts_with_all_letters
 
 _COLORS = {"train": "#2563eb", "val": "#f97316"}
 _LARGEST_BAR_CHART = 40  # classes
@@ -50,7 +51,7 @@ def _class_counts(splits: Sequence[Examined]) -> str:
         values = [of_class.get(name, 0) for name in shown]
         bars = axes.barh(places, values, height=height, color=_COLORS[split], label=split)
         axes.bar_label(bars, padding=3, fontsize=8)
-    axes.set_yticks(range(len(shown)), [name if len(name) <= 24 else name[:23] + "…" for name in shown])
+    axes.set_yticks(range(len(shown)), plain_labels(shown))
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel("boxes" + (f" ({len(shown)} most frequent of {len(names)} classes)" if len(names) > 40 else ""))
@@ -116,6 +117,7 @@ def _new_figure(height: float = 3.4) -> tuple[Figure, Axes]:
 def _finish(figure: Figure, axes: Axes, legend: str = "best") -> str:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc=legend)
+    use_fonts_with_all_letters(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return data_address(buffer.getvalue(), "png")

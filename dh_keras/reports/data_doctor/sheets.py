@@ -13,6 +13,7 @@ from dh_keras.data.formats.findings import Picture
 from dh_keras.inference.drawing import class_colors, draw_boxes
 from dh_keras.reports.data_doctor.examined import Examined
 from dh_keras.reports.data_doctor.file_scan import read_upright
+from dh_keras.run.classes import class_labels
 
 _SIDE = 560  # most pixels of a picture in the report
 _AROUND = 5  # a box is shown in a part of the image this many times its size ...
@@ -102,7 +103,9 @@ def draw(pixels: np.ndarray, boxes: np.ndarray, labels: Sequence[str], class_nam
     """Draw boxes with their labels, in the colours of their classes, and return the picture as a data address."""
     palette = dict(zip(class_names, class_colors(len(class_names)), strict=True))
     colors = [palette.get(label, (40, 40, 40)) for label in labels]
-    drawn = Image.fromarray(draw_boxes(pixels, boxes, list(labels), colors=colors))
+    short = dict(zip(class_names, class_labels(class_names), strict=True))
+    shown = [short.get(label, label) for label in labels]
+    drawn = Image.fromarray(draw_boxes(pixels, boxes, shown, colors=colors))
     drawn.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     drawn.save(buffer, "JPEG", quality=82)
