@@ -2,18 +2,24 @@
 
 import argparse
 import atexit
+import dataclasses
 import gc
+import io
 import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from dh_keras import require_tensorflow_backend
-from dh_keras.errors import DataError, Interrupted, UserError
+from dh_keras.config.schema import Config
+from dh_keras.errors import DataError, Interrupted, UserError, visible
 from dh_keras.paths import to_path
 
-OVERRIDE = re.compile(r"[a-z][\w.]*=")
+OVERRIDE = re.compile(rf"({'|'.join(field.name for field in dataclasses.fields(Config))})(\.[\w.]*)?=")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -92,6 +98,9 @@ def run_command(
     parser: CommandParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None
 ) -> None:
     """Parse and call; an error that the user can mend is printed in one line and ends with status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no name of a class or a file ends a run
+            stream.reconfigure(errors="backslashreplace")
     args = parser.parse(argv)
     # TensorFlow reports the lack of a GPU as an error; on a machine without one that is no news.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidiactl").exists() else "3")
@@ -104,8 +113,19 @@ def run_command(
         sys.exit(f"error: {error}")
     try:
         run(args)
+        print(end="", flush=True)  # here, not when Python ends
+    except BrokenPipeError:
+        closed = [stream for stream in (sys.stdout, sys.stderr) if _is_closed_pipe(stream)]
+        if not closed:
+            raise
+        for stream in closed:  # Python writes what is left when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except PermissionError as error:  # also from a look at what lies in a folder that is closed to this user
+        print(f"error: {visible(str(error.filename))}: {error.strerror}; use what this user may", file=sys.stderr)
         sys.exit(1)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
@@ -113,6 +133,13 @@ def run_command(
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_closed_pipe(stream: TextIO) -> bool:
+    """Whether nobody reads what is written to a stream any more, as behind `| head`."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def make_main(

@@ -106,6 +106,8 @@ def _read_yaml(path: Path) -> Any:
     try:
         with path.open(encoding="utf-8") as file:
             tree = OmegaConf.load(file)
+    except PermissionError as error:
+        raise ConfigError(f"config {path}: cannot be read: {error.strerror or one_line(error)}") from error
     except Exception as error:
         raise ConfigError(f"config {path}: not valid YAML: {_explain_yaml(error)}") from error
     if not OmegaConf.is_dict(tree):

@@ -39,7 +39,7 @@ def read_classes(path: Path) -> tuple[Category, ...]:
         if not categories:
             raise ValueError("it is empty")
     except PermissionError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
             f'{path}: is damaged: expected a JSON list of {{"id": 1, "name": "cat"}}: {one_line(error)}'

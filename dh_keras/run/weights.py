@@ -4,6 +4,8 @@ A weights file is a Keras `.weights.h5` file of the model alone, without its opt
 """
 
 import contextlib
+import errno
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,6 +51,8 @@ def load_weights(model: DoubleHeadRCNN, path: Path) -> None:
     try:
         with _without_optimizer(model), local_file(path) as file:
             model.load_weights(file)
+    except PermissionError as error:
+        raise DataError(f"{path}: cannot be read: {os.strerror(error.errno or errno.EACCES)}") from error
     except _DAMAGED as error:
         raise DataError(
             f"{path}: is damaged, or of another architecture than its run's config: {one_line(error)}"

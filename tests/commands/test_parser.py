@@ -1,5 +1,8 @@
 """Words on the command line are sorted into arguments, options and overrides wherever they stand."""
 
+import errno
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +11,11 @@ import pytest
 
 import dh_keras
 from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.config.load import load_config
+from dh_keras.data.formats.coco import read_categories
+from dh_keras.inference.photographs import read_image_file
+from dh_keras.inference.prediction.sources import list_sources
+from dh_keras.run.classes import read_classes
 
 
 @pytest.fixture
@@ -37,9 +45,19 @@ def test_overrides_may_stand_anywhere_even_behind_an_option_with_several_values(
 def test_a_file_whose_name_looks_like_an_override_is_a_file(parser, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a=b.jpg").touch()
-    args = parser.parse(["runs/a", "--verify", "a=b.jpg", "c=d.jpg"])
-    assert args.verify == [Path("a=b.jpg")]
-    assert args.overrides == ["c=d.jpg"]
+    Path("data.x=1").touch()
+    args = parser.parse(["runs/a", "--verify", "a=b.jpg", "data.x=1", "data.y=1"])
+    assert args.verify == [Path("a=b.jpg"), Path("data.x=1")]
+    assert args.overrides == ["data.y=1"]
+
+
+def test_only_keys_of_the_config_are_overrides(parser, capsys):
+    args = parser.parse(["runs/a", "--verify", "date=2024-01-05/*.png", "train.lr=0.1", "lr=0.1"])
+    assert args.verify == [Path("date=2024-01-05/*.png"), Path("lr=0.1")]
+    assert args.overrides == ["train.lr=0.1"]
+    with pytest.raises(SystemExit):
+        parser.parse(["runs/a", "lr=0.1"])
+    assert "unexpected argument 'lr=0.1'; config changes look like train.lr=0.02" in capsys.readouterr().err
 
 
 def test_some_arguments_take_several_words():
@@ -94,6 +112,74 @@ def test_another_backend_of_keras_is_refused_in_one_line(monkeypatch):
         dh_keras.Detector  # noqa: B018
     with pytest.raises(SystemExit, match=r"^error: KERAS_BACKEND: "):
         run_command(CommandParser("test", "Test."), lambda args: pytest.fail("was called"), [])
+
+
+def test_a_keras_json_with_another_backend_is_overruled(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "jax", "image_data_format": "channels_first"}')
+    code = "import dh_keras; dh_keras.load_config; import keras; print(keras.config.backend())"
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    environment.pop("KERAS_BACKEND", None)
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout == "tensorflow\n", run.stderr
+
+
+def test_keras_that_was_imported_with_another_backend_is_refused(monkeypatch):
+    monkeypatch.setattr("keras.config.backend", lambda: "jax")
+    with pytest.raises(ImportError, match=r"with the backend 'jax', .* set KERAS_BACKEND=tensorflow before the first"):
+        dh_keras.Detector  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("said", "ending", "status", "shown", "complaint"),
+    [
+        ("圆盘 \\ud800", "", 0, r"\u5706\u76d8 \ud800", ""),
+        ("line\\n", " * 100_000 + 'end'; open('reached', 'w')", 141, "line\n", ""),
+    ],
+)
+def test_a_terminal_that_lacks_the_letters_or_is_closed_is_no_traceback(
+    tmp_path, said, ending, status, shown, complaint
+):
+    code = f"""
+from dh_keras.commands.parser import CommandParser, run_command
+def run(args):
+    text = "{said}"{ending}
+    print(text)
+run_command(CommandParser("test", "Test."), run, [])
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline().decode().rstrip("\n") == shown.rstrip("\n")
+        process.stdout.close()
+        assert process.stderr.read().decode() == complaint
+        assert process.wait() == status
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        (lambda path: load_config(path / "config.yaml"), "config .*config.yaml: cannot be read"),
+        (lambda path: read_categories(path / "truth.json"), "annotations .*truth.json: cannot be read"),
+        (lambda path: read_classes(path / "classes.json"), ".*classes.json: cannot be read"),
+        (lambda path: read_image_file(path / "photo.jpg"), ".*photo.jpg: cannot be read"),
+        (lambda path: list_sources([path]), ".*: cannot be read"),
+        (lambda path: (path / "run").read_bytes(), ".*run"),
+    ],
+)
+def test_what_a_user_may_not_read_is_named_in_one_line(tmp_path, monkeypatch, capsys, read, name):
+    for file in ("config.yaml", "truth.json", "classes.json", "photo.jpg"):
+        (tmp_path / file).touch()
+
+    def refuse(path, *args, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("io.open", refuse)  # of pathlib
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("os.listdir", refuse)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        run_command(CommandParser("test", "Test."), lambda args: read(tmp_path), [])
+    assert re.fullmatch(f"error: {name}: Permission denied(; use what this user may)?\n", capsys.readouterr().err)
 
 
 def test_a_command_hardly_looks_for_garbage_and_not_at_all_when_it_ends():
