@@ -91,7 +91,7 @@ def any_path(text: str) -> Path:
 
 
 def _is_override(word: object) -> bool:
-    return OVERRIDE.match(str(word)) is not None and not Path(str(word)).exists()
+    return OVERRIDE.match(str(word)) is not None and not os.path.exists(str(word))
 
 
 def run_command(
@@ -125,6 +125,8 @@ def run_command(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except PermissionError as error:  # also from a look at what lies in a folder that is closed to this user
+        if error.filename is None:
+            raise
         print(f"error: {visible(str(error.filename))}: {error.strerror}; use what this user may", file=sys.stderr)
         sys.exit(1)
     except Interrupted as stop:
