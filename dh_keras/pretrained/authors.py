@@ -67,6 +67,7 @@ def infer_config(tensors: Mapping[str, np.ndarray], source: str) -> tuple[Config
     if model.conv_head.blocks:
         theta = f"{HEAD}shared_nonlocal.0.theta.weight"
         model.conv_head.non_local.channels = count_outputs(tensors, theta, source)
+    config.train.bias_lr_factor, config.train.bias_l2 = 2.0, 0.0
     model.loss_weights = LossWeightsConfig(**VARIANTS[model.variant].loss_weights)
     _check_anchors(tensors, config, source)
     return config, count_outputs(tensors, f"{PREDICTOR}cls_score.weight", source) - 1
