@@ -5,7 +5,6 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "gpu": ["tensorflow[and-cuda]>=2.20,<2.21"],
     "hub": ["keras-hub>=0.21,<1"],
-    "convert": ["torch>=2.13,<2.14"],
     "serving": ["tensorflow-serving-api>=2.20,<2.21"],
     "demo": ["gradio>=6,<7"],
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.27,<2"],

@@ -196,6 +196,8 @@ def get_tensor(tensors: Mapping[str, np.ndarray], name: str, source: str) -> np.
 def count_outputs(tensors: Mapping[str, np.ndarray], name: str, source: str) -> int:
     """Output channels of the layer whose weight has that name."""
     tensor = get_tensor(tensors, name, source)
-    if tensor.ndim < 2:
-        raise DataError(f"{source}: tensor {name} has shape {list(tensor.shape)}, expected two or more axes")
+    if tensor.ndim < 2 or not tensor.size:
+        raise DataError(
+            f"{source}: tensor {name} has shape {list(tensor.shape)}, expected two or more axes, none of them 0"
+        )
     return tensor.shape[0]
