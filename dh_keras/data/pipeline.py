@@ -7,7 +7,8 @@ Letters: N images, B batch, G padded ground truth.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -70,20 +71,23 @@ def plan_batches(
         `indices[plan_batches(canvas_index[indices], ...)]` has indices into the dataset.
     """
     canvas_index = np.asarray(canvas_index)
-    plan = [np.empty((0, batch_size), np.int32)]
-    for epoch in range(epochs):
-        random = np.random.default_rng([seed, epoch])
-        order = random.permutation(len(canvas_index)).astype(np.int32)
-        batches = []
-        for canvas in np.unique(canvas_index):
-            group = order[canvas_index[order] == canvas]
-            filled = steps_per_epoch(np.zeros_like(group), batch_size, None if repeats is None else repeats[group])
-            filled *= batch_size
-            if repeats is not None:
-                group = random.permutation(np.repeat(group, _round_randomly(repeats[group], random)))
-            batches.append(np.resize(group, filled).reshape(-1, batch_size))
-        plan.append(random.permutation(np.concatenate(batches)))
-    return np.concatenate(plan)
+    made = [_plan_epoch(canvas_index, batch_size, np.random.default_rng([seed, e]), repeats) for e in range(epochs)]
+    return np.concatenate([np.empty((0, batch_size), np.int32), *made])
+
+
+def _plan_epoch(
+    canvas_index: np.ndarray, batch_size: int, random: np.random.Generator, repeats: np.ndarray | None
+) -> np.ndarray:
+    order = random.permutation(len(canvas_index)).astype(np.int32)
+    batches = []
+    for canvas in np.unique(canvas_index):
+        group = order[canvas_index[order] == canvas]
+        filled = steps_per_epoch(np.zeros_like(group), batch_size, None if repeats is None else repeats[group])
+        filled *= batch_size
+        if repeats is not None:
+            group = random.permutation(np.repeat(group, _round_randomly(repeats[group], random)))
+        batches.append(np.resize(group, filled).reshape(-1, batch_size))
+    return random.permutation(np.concatenate(batches))
 
 
 def _round_randomly(repeats: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -92,11 +96,57 @@ def _round_randomly(repeats: np.ndarray, random: np.random.Generator) -> np.ndar
     return np.diff(reached, prepend=0).astype(np.int64)
 
 
+class Plan(NamedTuple):
+    """Which images each step of a run sees: `plan_batches`, an epoch at a time, however many there are.
+
+    Args:
+        indices: int32[N], images of the dataset that are trained on.
+        canvas_index: int[N], canvas of each.
+        repeats: float[N], see `plan_batches`, or None.
+        batch_size: images per step, over all replicas.
+        seed: same seed, same plan.
+        steps: of the run; its last epoch may be shorter.
+    """
+
+    indices: np.ndarray
+    canvas_index: np.ndarray
+    repeats: np.ndarray | None
+    batch_size: int
+    seed: int
+    steps: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a whole epoch."""
+        return steps_per_epoch(self.canvas_index, self.batch_size, self.repeats)
+
+    def epoch(self, number: int) -> np.ndarray:
+        """Return int32[steps, batch_size], the images of an epoch, which is counted from 0."""
+        left = self.steps - int(number) * self.steps_per_epoch
+        random = np.random.default_rng([self.seed, int(number)])
+        return self.indices[_plan_epoch(self.canvas_index, self.batch_size, random, self.repeats)][:left]
+
+    def epochs(self) -> Iterator[np.ndarray]:
+        """Every epoch in turn."""
+        return map(self.epoch, range(-(-self.steps // self.steps_per_epoch)))
+
+    def rows(self, start_step: int) -> tf.data.Dataset:
+        """Return a dataset of int32[batch_size], the images of each step from one on."""
+        first, skipped = divmod(start_step, self.steps_per_epoch)
+
+        def epoch_rows(number: tf.Tensor) -> tf.data.Dataset:
+            rows = tf.numpy_function(self.epoch, [number], tf.int32, stateful=False)
+            return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [None, self.batch_size]))
+
+        numbers = tf.data.Dataset.range(first, -(-self.steps // self.steps_per_epoch))
+        return numbers.flat_map(epoch_rows).skip(skipped)
+
+
 def train_dataset(
     dataset: CocoDataset,
     data_config: DataConfig,
     *,
-    plan: np.ndarray,
+    plan: np.ndarray | Plan,
     seed: int,
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
@@ -107,7 +157,7 @@ def train_dataset(
     Args:
         dataset: the training split.
         data_config: see `make_augmenter`; the batch size is that of the plan.
-        plan: int[steps, B], indices into the dataset.
+        plan: int[steps, B], indices into the dataset, or what makes them epoch by epoch.
         seed: of the augmentation; a draw depends on the seed, the step and the position in the batch only.
         start_step: first row of the plan to give; the stream is then the rest of the uninterrupted one.
         shard: (worker, number of workers): give this worker's share of every batch.
@@ -123,16 +173,20 @@ def train_dataset(
         ValueError: if the batch cannot be divided among the workers and their replicas.
     """
     worker, workers = shard
-    batch_size = plan.shape[1] // workers
-    if plan.shape[1] % (workers * parts) or not 0 <= worker < workers:
+    whole = plan.batch_size if isinstance(plan, Plan) else plan.shape[1]
+    batch_size = whole // workers
+    if whole % (workers * parts) or not 0 <= worker < workers:
         raise ValueError(
-            f"shard: expected (worker, number of workers), in {parts} parts, dividing a batch of {plan.shape[1]}, "
-            f"got {shard}"
+            f"shard: expected (worker, number of workers), in {parts} parts, dividing a batch of {whole}, got {shard}"
         )
-    positions = np.arange(plan.shape[1])[worker * batch_size : (worker + 1) * batch_size]
-    rows = tf.data.Dataset.from_tensor_slices(np.asarray(plan[start_step:, positions], np.int32))
+    share = slice(worker * batch_size, (worker + 1) * batch_size)
+    positions = np.arange(whole)[share]
+    if isinstance(plan, Plan):
+        rows = plan.rows(start_step)
+    else:
+        rows = tf.data.Dataset.from_tensor_slices(np.asarray(plan[start_step:], np.int32))
     slots = rows.enumerate(start_step).flat_map(
-        lambda step, row: tf.data.Dataset.from_tensor_slices((tf.fill([batch_size], step), positions, row))
+        lambda step, row: tf.data.Dataset.from_tensor_slices((tf.fill([batch_size], step), positions, row[share]))
     )
     examples = slots.map(
         _example_maker(dataset, data_config, seed), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True

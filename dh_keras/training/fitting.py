@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from dh_keras.config.schema import DataConfig
 from dh_keras.data.dataset import CocoDataset
-from dh_keras.data.pipeline import find_bad_image, train_dataset
+from dh_keras.data.pipeline import Plan, find_bad_image, train_dataset
 from dh_keras.errors import DataError, TrainingError
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.training_step import NON_FINITE
@@ -51,7 +51,7 @@ def worker_batches(
     start_step: int,
     *,
     dataset: CocoDataset,
-    plan: np.ndarray,
+    plan: Plan,
     config: DataConfig,
     seed: int,
     distribution: tf.distribute.Strategy,
@@ -92,7 +92,7 @@ def fit(
         step: steps done.
         length: of the run.
         callbacks: Keras callbacks.
-        dataset, plan: name the image that cannot be read.
+        dataset, plan: image indices of an epoch; name the image that cannot be read.
 
     Raises:
         TrainingError: when a loss is not finite.

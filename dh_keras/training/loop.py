@@ -167,7 +167,7 @@ def _prepare(
 
 def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: Workers) -> Progress:
     """Make the run folder, with a state from which a run that is killed at once can be resumed."""
-    progress = Progress(plan=plan_fingerprint(data.train, data.plan))
+    progress = Progress(plan=plan_fingerprint(data.train, data.plan.epochs()))
     if workers.is_chief:
         values = sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
         require_writable(run.path, COPIES_OF_STATE * BYTES_PER_VALUE * values)
@@ -178,7 +178,7 @@ def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: W
 
 
 def _resume(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder) -> Progress:
-    progress = restore(model, run, data.length, plan_fingerprint(data.train, data.plan))
+    progress = restore(model, run, data.length, plan_fingerprint(data.train, data.plan.epochs()))
     print(
         f"resumed {run.path}: {progress.step} of {data.length.steps} steps done, {progress.recorded_step} of them "
         f"evaluated, best AP {progress.best_ap}"
@@ -275,7 +275,7 @@ def _fit(job: Job) -> None:
             length=data.length,
             callbacks=[StepCounter(progress=progress, stop=stop, workers=workers), bar, recorder],
             dataset=data.train,
-            plan=data.plan,
+            plan=data.plan.epoch(0),
         )
         stop.leave_if_asked()
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dh_keras.training.schedule import Length
 # Where the images are and what is written beside the training; nothing that changes a step.
 MAY_CHANGE = (*PATH_KEYS, "train.checkpoint_every", "train.pictures", "train.sanity_images")
 PROGRESS_KEY = "progress"
+FINGERPRINT_INDICES = 2**24  # more than a hundred epochs of COCO; all of them would take hours for an endless run
 
 
 def resume_command(run: RunFolder, strategy: str) -> str:
@@ -68,10 +69,20 @@ def check_classes(categories: Sequence[Category], run: RunFolder, annotations: P
     )
 
 
-def plan_fingerprint(dataset: CocoDataset, plan: np.ndarray) -> str:
-    """A few characters that differ when any step would see other images or other boxes."""
-    digest = hashlib.sha256()
-    for array in (plan, dataset.image_ids, dataset.boxes, dataset.classes, dataset.box_offsets):
+def plan_fingerprint(dataset: CocoDataset, plan: Iterable[np.ndarray]) -> str:
+    """A few characters that differ when any step would see other images or other boxes.
+
+    Args:
+        dataset: the training split.
+        plan: image indices of every epoch, or of every step; those after `FINGERPRINT_INDICES` follow from them.
+    """
+    digest, left = hashlib.sha256(), FINGERPRINT_INDICES
+    for indices in plan:
+        digest.update(np.ascontiguousarray(indices).tobytes())
+        left -= indices.size
+        if left <= 0:
+            break
+    for array in (dataset.image_ids, dataset.boxes, dataset.classes, dataset.box_offsets):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
 

@@ -7,7 +7,7 @@ import numpy as np
 from dh_keras.config.schema import Config
 from dh_keras.data.balance import epoch_images
 from dh_keras.data.dataset import CocoDataset
-from dh_keras.data.pipeline import plan_batches, steps_per_epoch
+from dh_keras.data.pipeline import Plan, steps_per_epoch
 from dh_keras.data.splits import load_splits
 from dh_keras.evaluation.coco_metrics import check_ground_truth
 from dh_keras.training.schedule import Length, training_length
@@ -19,13 +19,13 @@ class TrainingData(NamedTuple):
     Args:
         train: to learn from.
         val: to evaluate on, or None.
-        plan: int32 [steps, batch], image indices of every step.
+        plan: the images of every step.
         length: steps and epochs.
     """
 
     train: CocoDataset
     val: CocoDataset | None
-    plan: np.ndarray
+    plan: Plan
     length: Length
 
 
@@ -40,10 +40,8 @@ def load_training_data(config: Config) -> TrainingData:
         check_ground_truth(val_split)
     images, batch_size, seed = epoch_images(train_split, config.data), config.data.batch_size, config.train.seed
     length = training_length(config.train, steps_per_epoch(images.canvas_index, batch_size, images.repeats))
-    plan = plan_batches(
-        images.canvas_index, batch_size=batch_size, epochs=length.epochs, seed=seed, repeats=images.repeats
-    )
-    return TrainingData(train_split, val_split, images.indices[plan][: length.steps], length)
+    plan = Plan(*images, batch_size=batch_size, seed=seed, steps=length.steps)
+    return TrainingData(train_split, val_split, plan, length)
 
 
 def _warn_of_many_boxes(name: str, split: CocoDataset, max_detections: int) -> None:

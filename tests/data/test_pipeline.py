@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from dh_keras.config.schema import DataConfig
 from dh_keras.data.canvases import canvas_of, canvases
-from dh_keras.data.pipeline import image_dataset, plan_batches, steps_per_epoch, train_dataset, training_indices
+from dh_keras.data.pipeline import Plan, image_dataset, plan_batches, steps_per_epoch, train_dataset, training_indices
 from dh_keras.data.transforms import resized_size
 from dh_keras.errors import DataError
 
@@ -100,6 +100,28 @@ def test_a_plan_does_not_depend_on_how_many_epochs_follow_but_on_the_seed():
     short = plan_batches(canvas_index, batch_size=2, epochs=2, seed=1)
     np.testing.assert_array_equal(long[: len(short)], short)
     assert not np.array_equal(short, plan_batches(canvas_index, batch_size=2, epochs=2, seed=2))
+
+
+@pytest.mark.parametrize("repeats", [None, np.linspace(1, 2.5, 20)])
+def test_a_plan_by_epochs_is_the_same_as_the_table_of_all_steps(repeats):
+    indices, canvas_index = np.arange(0, 40, 2, dtype=np.int32), np.arange(20) % 3
+    table = indices[plan_batches(canvas_index, batch_size=3, epochs=3, seed=5, repeats=repeats)]
+    per_epoch = len(table) // 3
+    steps = 2 * per_epoch + 1
+    plan = Plan(indices, canvas_index, repeats, batch_size=3, seed=5, steps=steps)
+    np.testing.assert_array_equal(np.concatenate(list(plan.epochs())), table[:steps])
+    for start in (0, 1, per_epoch, per_epoch + 2, steps - 1):
+        rows = list(plan.rows(start).as_numpy_iterator())
+        np.testing.assert_array_equal(rows, table[start:steps])
+    assert list(plan.rows(steps)) == []
+
+
+def test_a_plan_without_an_end_is_begun_at_once(folder):
+    plan = Plan(np.arange(3, dtype=np.int32), np.zeros(3, int), None, batch_size=2, seed=1, steps=10**12)
+    start = 2 * 10**11
+    first = next(iter(train_dataset(folder.load(), CONFIG, plan=plan, seed=0, start_step=start)))
+    images = folder.load().image_ids[plan.epoch(start // 2)[0]]
+    np.testing.assert_array_equal(first["image_ids"], images)
 
 
 def test_the_order_of_canvases_is_shuffled_too():

@@ -106,6 +106,7 @@ def test_other_training_images_are_refused(compiled, tmp_path, tiny_shapes):
     plan = np.arange(6).reshape(3, 2)
     same = plan_fingerprint(dataset, plan)
     assert same == plan_fingerprint(load_splits(data)[0], plan)
+    assert same == plan_fingerprint(dataset, [plan[:2], plan[2:]])  # by epochs
     assert same != plan_fingerprint(dataset, plan[::-1])
     dataset.boxes[0, 0] += 0.5
     assert same != plan_fingerprint(dataset, plan)
