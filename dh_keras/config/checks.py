@@ -3,7 +3,16 @@
 from typing import Any
 
 from dh_keras.config.options import is_finite, options
-from dh_keras.config.schema import HUB_PREFIX, RESNET, BackboneConfig, Config, DataConfig, ModelConfig, TrainConfig
+from dh_keras.config.schema import (
+    HUB_PREFIX,
+    MOST_JITTER,
+    RESNET,
+    BackboneConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from dh_keras.errors import ConfigError
 from dh_keras.modeling.constants import LOSSES
 from dh_keras.modeling.variants import VARIANTS
@@ -97,9 +106,9 @@ def _validate_data(data: DataConfig) -> None:
         sizes,
     )
     _require(
-        jitter is None or (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]),
+        jitter is None or (len(jitter) == 2 and 0 < jitter[0] <= jitter[1] <= MOST_JITTER),
         "data.scale_jitter",
-        "null or two rising factors above 0, such as [0.1, 2.0]",
+        f"null or two rising factors above 0 and at most {MOST_JITTER:g}, such as [0.1, 2.0]",
         jitter,
     )
 

@@ -52,16 +52,14 @@ class Limits:
 
     @property
     def expected(self) -> str:
-        """The limits in words, such as "a number above 0"; empty without limits."""
+        """The limits in words, such as "a number from 0 to 1"; empty without limits."""
         if self.wording or self == Limits():
             return self.wording
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         if self.above is not None:
-            return f"a number above {self.above}"
-        return (
-            f"a number of at least {self.least}" if self.most is None else f"a number from {self.least} to {self.most}"
-        )
+            return f"a number above {self.above} and at most {self.most}"
+        return f"a number from {self.least} to {self.most}"
 
 
 def option(default: Any, **limits: Any) -> Any:

@@ -14,6 +14,11 @@ from dh_keras.modeling.variants import VARIANTS
 RESNET = "resnet"
 HUB_PREFIX = "keras_hub:"
 NORMS = ("frozen", "batch", "sync", "group")
+# What nobody needs more of: beyond these, numbers overflow or fill any machine.
+MOST = 1_000_000
+MOST_PIXELS = 16384
+MOST_STEPS = 10**12
+MOST_JITTER = 10.0
 AUGMENTATIONS = ("none", "flip", "multi_scale", "randaugment", "autoaugment_v0")
 # Where files are, which may differ from machine to machine; their content is compared where it matters.
 PATH_KEYS = (
@@ -46,7 +51,7 @@ class BackboneConfig:
     name: str = RESNET
     hub_arguments: dict[str, Any] | None = None
     depth: int = option(50, choices=(18, 50, 101))
-    width: int = option(64, above=0)
+    width: int = option(64, above=0, most=1024)
     stride_in_1x1: bool = True
     frozen_stages: int = option(1, least=0, most=4, wording="0 to 4")
     norm: str = option("frozen", choices=NORMS)
@@ -61,7 +66,7 @@ class FPNConfig:
         channels: channels of P2..P6, of the RPN's convolution and of the RoI features.
     """
 
-    channels: int = option(256, above=0)
+    channels: int = option(256, above=0, most=4096)
 
 
 @dataclass
@@ -88,22 +93,28 @@ class RPNConfig:
     """
 
     anchor_sizes: list[float] = option(
-        [32.0, 64.0, 128.0, 256.0, 512.0], length=len(PYRAMID_LEVELS), above=0, wording="five sizes above 0, for P2..P6"
+        [32.0, 64.0, 128.0, 256.0, 512.0],
+        length=len(PYRAMID_LEVELS),
+        above=0,
+        most=MOST_PIXELS,
+        wording=f"five sizes above 0 and at most {MOST_PIXELS}, for P2..P6",
     )
-    anchor_ratios: list[float] = option([0.5, 1.0, 2.0], filled=True, above=0, wording="at least one ratio above 0")
+    anchor_ratios: list[float] = option(
+        [0.5, 1.0, 2.0], filled=True, least=0.01, most=100, wording="at least one ratio, from 0.01 to 100"
+    )
     positive_iou: float = option(0.7, least=0, most=1)
     negative_iou: float = option(0.3, least=0, most=1)
     low_quality_iou: float = option(0.0, least=0, most=1)
     low_quality_own_box: bool = False
     ignore_border: bool = True
-    batch_size: int = option(256, above=0)
+    batch_size: int = option(256, above=0, most=MOST)
     positive_fraction: float = option(0.5, least=0, most=1)
-    pre_nms_train: int = option(2000, above=0)
-    pre_nms_test: int = option(1000, above=0)
-    post_nms_train: int = option(2000, above=0)
-    post_nms_test: int = option(1000, above=0)
+    pre_nms_train: int = option(2000, above=0, most=MOST)
+    pre_nms_test: int = option(1000, above=0, most=MOST)
+    post_nms_train: int = option(2000, above=0, most=MOST)
+    post_nms_test: int = option(1000, above=0, most=MOST)
     nms_iou: float = option(0.7, least=0, most=1)
-    box_loss_beta: float = option(1.0 / 9.0, least=0)
+    box_loss_beta: float = option(1.0 / 9.0, least=0, most=MOST)
 
 
 @dataclass
@@ -119,10 +130,10 @@ class RoIConfig:
         foreground_iou: an RoI with at least this IoU with a box takes its class, the others are background.
     """
 
-    sampling_ratio: int = option(2, least=0)
-    fc_scale: float = option(1.0, above=0)
-    conv_scale: float = option(1.3, above=0)
-    batch_size: int = option(512, above=0)
+    sampling_ratio: int = option(2, least=0, most=64)
+    fc_scale: float = option(1.0, above=0, most=100)
+    conv_scale: float = option(1.3, above=0, most=100)
+    batch_size: int = option(512, above=0, most=100_000)
     foreground_fraction: float = option(0.25, least=0, most=1)
     foreground_iou: float = option(0.5, least=0, most=1)
 
@@ -135,7 +146,7 @@ class FCHeadConfig:
         channels: width of its two layers.
     """
 
-    channels: int = option(1024, above=0)
+    channels: int = option(1024, above=0, most=65536)
 
 
 @dataclass
@@ -148,8 +159,8 @@ class NonLocalConfig:
         mode: "dot_product" (divided by the number of positions) or "softmax".
     """
 
-    channels: int = option(0, least=0)
-    groups: int = option(4, above=0)
+    channels: int = option(0, least=0, most=65536)
+    groups: int = option(4, above=0, most=65536)
     mode: str = option("dot_product", choices=("dot_product", "softmax"))
 
 
@@ -164,8 +175,8 @@ class ConvHeadConfig:
         non_local: the attention blocks.
     """
 
-    channels: int = option(1024, above=0)
-    blocks: int = option(4, least=0)
+    channels: int = option(1024, above=0, most=65536)
+    blocks: int = option(4, least=0, most=256)
     norm: str = option("batch", choices=NORMS)
     non_local: NonLocalConfig = field(default_factory=NonLocalConfig)
 
@@ -181,10 +192,10 @@ class LossWeightsConfig:
         conv_box: weight of `conv_box_loss`.
     """
 
-    fc_class: float | None = option(None, least=0)
-    fc_box: float | None = option(None, least=0)
-    conv_class: float | None = option(None, least=0)
-    conv_box: float | None = option(None, least=0)
+    fc_class: float | None = option(None, least=0, most=MOST)
+    fc_box: float | None = option(None, least=0, most=MOST)
+    conv_class: float | None = option(None, least=0, most=MOST)
+    conv_box: float | None = option(None, least=0, most=MOST)
 
 
 @dataclass
@@ -206,8 +217,12 @@ class ModelConfig:
     variant: str = option("double_head", choices=tuple(VARIANTS))
     geometry: str = option("continuous", choices=("continuous", "legacy"))
     channel_order: str = option("rgb", choices=("rgb", "bgr"))
-    pixel_mean: list[float] = option([123.675, 116.28, 103.53], length=3, wording="three numbers")
-    pixel_std: list[float] = option([58.395, 57.12, 57.375], length=3, above=0, wording="three numbers above 0")
+    pixel_mean: list[float] = option(
+        [123.675, 116.28, 103.53], length=3, least=-MOST, most=MOST, wording="three numbers"
+    )
+    pixel_std: list[float] = option(
+        [58.395, 57.12, 57.375], length=3, above=0, most=MOST, wording="three numbers above 0"
+    )
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
@@ -217,7 +232,7 @@ class ModelConfig:
     loss_weights: LossWeightsConfig = field(default_factory=LossWeightsConfig)
     score_threshold: float = option(0.05, least=0, most=1)
     nms_iou: float = option(0.5, least=0, most=1)
-    max_detections: int = option(100, above=0)
+    max_detections: int = option(100, above=0, most=100_000)
 
 
 @dataclass
@@ -232,9 +247,9 @@ class ShapesConfig:
     """
 
     directory: str = "data/shapes"
-    train_images: int = option(480, above=0)
-    val_images: int = option(100, above=0)
-    seed: int = option(1, least=0)
+    train_images: int = option(480, above=0, most=MOST)
+    val_images: int = option(100, above=0, most=MOST)
+    seed: int = option(1, least=0, most=2**32 - 1)
 
 
 @dataclass
@@ -270,14 +285,14 @@ class DataConfig:
     train_tfrecords: str | None = None
     val_annotations: str | None = None
     val_images: str | None = None
-    min_size: int = option(800, above=0)
-    max_size: int = option(1333, above=0)
+    min_size: int = option(800, above=0, most=MOST_PIXELS)
+    max_size: int = option(1333, above=0, most=MOST_PIXELS)
     augmentation: str = option("flip", choices=AUGMENTATIONS)
     flip_probability: float = option(0.5, least=0, most=1)
     multi_scale_sizes: list[int] = option([640, 672, 704, 736, 768, 800])
     scale_jitter: list[float] | None = None
     repeat_threshold: float = option(0.0, least=0, most=1)
-    batch_size: int = option(8, above=0)
+    batch_size: int = option(8, above=0, most=65536)
     filter_empty: bool = False
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
 
@@ -314,25 +329,25 @@ class TrainConfig:
         seed: of the initial weights, the shuffling and the sampling.
     """
 
-    epochs: int | None = option(None, above=0)
-    steps: int | None = option(180_000, above=0)
+    epochs: int | None = option(None, above=0, most=MOST_STEPS)
+    steps: int | None = option(180_000, above=0, most=MOST_STEPS)
     drops: list[int] = option([120_000, 160_000])
     drop_factor: float = option(0.1, least=0, most=1)
-    lr: float = option(0.01, above=0)
-    base_batch_size: int = option(8, above=0)
-    warmup_steps: int = option(500, least=0)
+    lr: float = option(0.01, above=0, most=MOST)
+    base_batch_size: int = option(8, above=0, most=MOST)
+    warmup_steps: int = option(500, least=0, most=MOST_STEPS)
     warmup_factor: float = option(1.0 / 3.0, least=0, most=1)
     momentum: float = option(0.9, least=0, most=1)
-    l2: float = option(1e-4, least=0)
-    bias_lr_factor: float = option(1.0, above=0)
-    bias_l2: float | None = option(None, least=0)
-    clip_norm: float = option(0.0, least=0)
+    l2: float = option(1e-4, least=0, most=MOST)
+    bias_lr_factor: float = option(1.0, above=0, most=MOST)
+    bias_l2: float | None = option(None, least=0, most=MOST)
+    clip_norm: float = option(0.0, least=0, most=MOST)
     precision: str = option("float32", choices=("float32", "mixed_bfloat16", "mixed_float16"))
     recompute: bool = False
-    evaluate_every: int = option(1, above=0)
-    checkpoint_every: int = option(1000, least=0)
-    sanity_images: int = option(2, least=0)
-    pictures: int = option(8, least=0)
+    evaluate_every: int = option(1, above=0, most=MOST_STEPS)
+    checkpoint_every: int = option(1000, least=0, most=MOST_STEPS)
+    sanity_images: int = option(2, least=0, most=MOST)
+    pictures: int = option(8, least=0, most=MOST)
     seed: int = option(0, least=0, most=2**32 - 1)
 
 

@@ -21,6 +21,7 @@ from dh_keras.run.weights import initialize_weights, load_weights
 from dh_keras.training.callbacks import EvaluationHelper, RunRecorder, StepCounter
 from dh_keras.training.fitting import fit, worker_batches
 from dh_keras.training.look import check_evaluation, format_model_table, write_pictures
+from dh_keras.training.memory import check_memory
 from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.resume import (
@@ -151,6 +152,9 @@ def _prepare(
     run = RunFolder(output, config, tuple(data.train.categories))
     if begun is not None:
         check_classes(data.train.categories, begun, data.train.annotations_path)
+    if not tf.config.list_physical_devices("GPU"):
+        images, classes = config.data.batch_size // workers.count, data.train.num_classes
+        check_memory(config, canvas_index=data.plan.canvas_index, num_classes=classes, images=images)
     with distribution.scope():
         model = _build(config, data, distribution, pretrained=begun is None and init is None)
         if init is not None and begun is None:

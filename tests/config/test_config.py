@@ -70,12 +70,17 @@ def test_every_key_is_read_by_the_package(key):
         ("train.steps=10", r"key train\.epochs: expected it or train\.steps, one of the two"),
         ("train.drops=[3,2]", r"key train\.drops: expected rising numbers"),
         ("train.momentum=1.5", r"key train\.momentum: expected a number from 0 to 1, got 1\.5"),
-        ("data.batch_size=0", r"key data\.batch_size: expected a number above 0, got 0"),
-        ("model.roi.sampling_ratio=-1", r"key model\.roi\.sampling_ratio: expected a number of at least 0"),
+        ("data.batch_size=0", r"key data\.batch_size: expected a number above 0 and at most \d+, got 0"),
+        ("model.roi.sampling_ratio=-1", r"key model\.roi\.sampling_ratio: expected a number from 0 to 64, got -1"),
         ("train.seed=4294967296", r"key train\.seed: expected a number from 0 to 4294967295, got 4294967296"),
-        ("train.steps=0 train.epochs=null", r"key train\.steps: expected a number above 0, got 0"),
+        ("train.steps=0 train.epochs=null", r"key train\.steps: expected a number above 0 and at most \d+, got 0"),
         ("model.pixel_std=[1,1,0]", r"key model\.pixel_std: expected three numbers above 0, got \[1\.0, 1\.0, 0\.0\]"),
         ("model.pixel_mean=[.nan,1,1]", r"key model\.pixel_mean: expected finite numbers, got \[nan, 1\.0, 1\.0\]"),
+        ("data.max_size=100000", r"key data\.max_size: expected a number above 0 and at most 16384, got 100000"),
+        ("data.min_size=10000000000", r"key data\.min_size: expected a number above 0 and at most 16384"),
+        ("model.roi.conv_scale=.inf", r"key model\.roi\.conv_scale: expected a finite number, got inf"),
+        ("model.fpn.channels=100000", r"key model\.fpn\.channels: expected a number above 0 and at most 4096"),
+        ("data.scale_jitter=[1000000,1000001]", r"key data\.scale_jitter: expected null or two rising factors"),
         ("train.lr=inf", r"key train\.lr: expected a finite number, got inf"),
         ("train.lr=${data.size}", r"key train\.lr: Interpolation key 'data\.size' not found"),
         ("train.lr=[1]", r"key train\.lr: Value '\[1\]' .*could not be converted to Float"),
@@ -116,9 +121,12 @@ def test_no_number_may_be_infinite_or_missing(number):
             validate_config(config)
 
 
-def test_every_number_has_limits_or_is_checked_beside_others():
+def test_every_number_has_both_limits_or_is_checked_beside_others():
+    numbers = [(key, limits) for key, _, limits in options(Config()) if re.search("int|float", annotation(key))]
     open_ended = {
-        key for key, _, limits in options(Config()) if limits == Limits() and re.search("int|float", annotation(key))
+        key
+        for key, limits in numbers
+        if not limits.choices and (limits.most is None or (limits.above is None and limits.least is None))
     }
     assert open_ended == {"data.multi_scale_sizes", "data.scale_jitter", "train.drops"}
 
@@ -133,8 +141,7 @@ def test_every_default_is_within_its_limits_and_no_two_configs_share_a_list():
     ("limits", "words", "good", "bad"),
     [
         (Limits(choices=("a", "b")), "one of a, b", ["a", "b", None], ["c", ""]),
-        (Limits(above=0), "a number above 0", [0.1, 7, [1, 2], []], [0, -1, [1, 0]]),
-        (Limits(least=2), "a number of at least 2", [2, 3], [1.9]),
+        (Limits(above=0, most=9), "a number above 0 and at most 9", [0.1, 7, [1, 9], []], [0, -1, 10, [1, 0], [1, 10]]),
         (Limits(least=0, most=1), "a number from 0 to 1", [0, 1, 0.5], [-0.1, 1.1]),
         (Limits(length=2, wording="two numbers"), "two numbers", [[-1, 5]], [[], [1], [1, 2, 3]]),
         (Limits(filled=True, wording="numbers"), "numbers", [[0]], [[]]),
