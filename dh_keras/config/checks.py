@@ -36,7 +36,7 @@ def validate_config(config: Config) -> None:
 
 def _require(condition: bool, key: str, expected: str, value: Any) -> None:
     if not condition:
-        raise ConfigError(f"key {key}: expected {expected}, got {value!r}")
+        raise ConfigError(f"key {key}: expected {expected}, got {value!r:.80}")
 
 
 def _validate_backbone(backbone: BackboneConfig) -> None:

@@ -98,7 +98,7 @@ def _escape(value: Any, key: str = "") -> Any:
     if not isinstance(value, str):
         return value
     if value == "???" or not is_utf8(value):  # OmegaConf's word for what is missing
-        raise ConfigError(f"key {key}: expected UTF-8 text other than ???, got {value!r}; rename it")
+        raise ConfigError(f"key {key}: expected UTF-8 text other than ???, got {value!r:.80}; rename it")
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
 
 
@@ -119,7 +119,9 @@ def _read_yaml(path: Path) -> Any:
         with contextlib.suppress(OmegaConfBaseException, TypeError, ValueError):  # said later, with the key
             value = OmegaConf.select(tree, key)
         if isinstance(value, bool | int | float):
-            raise ConfigError(f"config {path}: key {key}: expected a path, got {value!r}, as YAML reads it; quote it")
+            raise ConfigError(
+                f"config {path}: key {key}: expected a path, got {value!r:.80}, as YAML reads it; quote it"
+            )
     return tree
 
 
@@ -144,12 +146,12 @@ def _complete(tree: Any, overrides: Sequence[str]) -> Config:
     """Apply overrides, resolve, validate."""
     for override in overrides:
         if "=" not in override:
-            raise ConfigError(f"override {override!r}: expected key=value, such as train.lr=0.01")
+            raise ConfigError(f"override {override!r:.100}: expected key=value, such as train.lr=0.01")
         try:
             change = OmegaConf.from_dotlist([_keep_path(override)])
         except Exception as error:
-            raise ConfigError(f"override {override!r}: {_first_line(error)}") from error
-        tree = _merge(tree, change, f"override {override!r}")
+            raise ConfigError(f"override {override!r:.100}: {_first_line(error)}") from error
+        tree = _merge(tree, change, f"override {override!r:.100}")
     try:
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:  # ${a key that is not there}
@@ -170,7 +172,8 @@ def _keep_path(override: str) -> str:
 def _merge(base: Any, change: Any, source: str) -> Any:
     try:
         return OmegaConf.merge(base, change)
-    except (OmegaConfBaseException, TypeError) as error:  # TypeError: keys where a list belongs
+    except (OmegaConfBaseException, TypeError, ArithmeticError, RecursionError) as error:
+        # TypeError: keys where a list belongs. The others: integers beyond any float, nesting beyond any stack.
         raise ConfigError(f"{source}: {_explain(error, base, change)}") from error
 
 
@@ -186,12 +189,12 @@ def _explain(error: Exception, base: Any, change: Any) -> str:
     for section in dict.fromkeys(key.rpartition(".")[0] for key in flatten(Config())):
         given = OmegaConf.select(change, section)
         if given is not None and not OmegaConf.is_dict(given):  # OmegaConf does not say where
-            return f"key {section}: expected keys and their values, got {given!r}"
+            return f"key {section}: expected keys and their values, got {given!r:.80}"
     return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return str(error).strip().splitlines()[0][:300]
 
 
 def _resolve_loss_weights(model: ModelConfig) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, one_line
 from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
 from dh_keras.reports.plotting import line_colors, new_figure, save_figure, say_nothing_to_show, style_panel
 
@@ -22,21 +22,28 @@ def read_metrics(path: Path) -> list[Row]:
     Raises:
         DataError: naming the file and the line, when it is empty, lacks a column or holds something else than numbers.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
-        if missing:
-            raise DataError(f"{path}: expected the columns of a training run, {', '.join(missing)} missing")
-        rows = []
-        for row in reader:
-            try:
-                rows.append({name: float(row[name]) if row[name] else None for name in NEEDED})
-            except ValueError as error:
-                raise DataError(f"{path}: line {reader.line_num}: expected numbers: {error}") from error
-            if rows[-1]["epoch"] is None or row["AP75"] is None:
-                raise DataError(f"{path}: line {reader.line_num}: cut off; remove the line")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = _read_rows(path, csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: is damaged: {one_line(error)}; mend or remove it") from error
     if not rows:
         raise DataError(f"{path}: has no row yet; training writes one at every evaluation (train.evaluate_every)")
+    return rows
+
+
+def _read_rows(path: Path, reader: csv.DictReader) -> list[Row]:
+    missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(f"{path}: expected the columns of a training run, {', '.join(missing)} missing")
+    rows = []
+    for row in reader:
+        try:
+            rows.append({name: float(row[name]) if row[name] else None for name in NEEDED})
+        except ValueError as error:
+            raise DataError(f"{path}: line {reader.line_num}: expected numbers: {one_line(error)}") from error
+        if rows[-1]["epoch"] is None or row["AP75"] is None:
+            raise DataError(f"{path}: line {reader.line_num}: cut off; remove the line")
     return rows
 
 

@@ -38,11 +38,23 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], length: Length) -> "Progress":
-        """Read what `as_dict` gave; a state of version 0.1 counted epochs only."""
+        """Read what `as_dict` gave; a state of version 0.1 counted epochs only.
+
+        Raises:
+            ValueError, TypeError: when they are something else.
+        """
         if "epoch" in values:
-            step = min(values["epoch"] * length.steps_per_epoch, length.steps)
-            return cls(step=step, recorded_step=step, best_ap=values["best_ap"])
-        return cls(**values)
+            step = min(int(values["epoch"]) * length.steps_per_epoch, length.steps)
+            return cls(step=step, recorded_step=step, best_ap=values.get("best_ap"))
+        found = cls(**values)
+        steps, sums = (found.recorded_step, found.step, length.steps), found.loss_sums
+        if any(type(step) is not int for step in steps) or not 0 <= steps[0] <= steps[1] <= steps[2]:
+            raise ValueError(f"steps {steps[:2]!r:.80}")
+        if not isinstance(sums, dict) or any(
+            type(value) is not float for value in (*sums.values(), found.best_ap or 0.0)
+        ):
+            raise ValueError("losses that are no numbers")
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON, which keeps every bit of the sums."""

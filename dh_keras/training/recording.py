@@ -6,6 +6,7 @@ the place of what was there.
 
 import csv
 import io
+import re
 import tempfile
 import time
 import weakref
@@ -14,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from dh_keras.errors import DataError
 from dh_keras.evaluation.coco_metrics import METRIC_NAMES
 from dh_keras.files import replaced_text, write_bytes, writing
 from dh_keras.modeling.constants import LOSS_NAMES
@@ -41,7 +43,7 @@ def drop_rows_after(path: Path, step: int) -> None:
     """Leave the rows up to a step only, and none that was half written."""
     if path.is_file():
         complete = [row for row in _read(path) if None not in row and None not in row.values()]
-        _write(path, [row for row in complete if row["step"].isdigit() and int(row["step"]) <= step])
+        _write(path, [row for row in complete if re.fullmatch("[0-9]{1,18}", row["step"]) and int(row["step"]) <= step])
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -49,7 +51,14 @@ def _read(path: Path) -> list[dict[str, str]]:
         return []
     # Where a machine lost its power there may be zeros or half a character.
     text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path}: is damaged: {error}; remove it, or the line") from error
+    if rows and (not set(reader.fieldnames) <= set(COLUMNS) or "step" not in reader.fieldnames):
+        raise DataError(f"{path}: is damaged: its first line is not {','.join(COLUMNS)}; mend or remove it")
+    return rows
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:

@@ -136,7 +136,11 @@ def restore(model: DoubleHeadRCNN, run: RunFolder, length: Length, fingerprint: 
         TrainingError: when there is no state, it does not fit, or the training images are others.
     """
     path = run.path / STATE_FILE
-    progress = Progress.from_dict(load_state(model, path), length)
+    values = load_state(model, path)
+    try:
+        progress = Progress.from_dict(values, length)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise TrainingError(f"{path}: is damaged: {one_line(error)}") from error
     if progress.plan not in (None, fingerprint):
         raise TrainingError(
             f"--resume: {path} was written with other training images or boxes; resume with the annotations of the "

@@ -100,9 +100,9 @@ def scan_records(files: list[str], offsets: list[np.ndarray]) -> dict[str, list]
 def _next_row(iterator, record: str) -> dict:
     try:
         row = next(iterator)
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, UnicodeDecodeError) as error:  # TensorFlow's message may quote bytes of the record
         raise DataError(
-            f"{record}: cannot be read ({one_line(error.message)}); expected the Model Garden's detection schema"
+            f"{record}: cannot be read ({one_line(error)}); expected the Model Garden's detection schema"
         ) from error
     stored, declared = tuple(row.pop("stored_size").tolist()), tuple(row.pop("declared_size").tolist())
     if min(stored) < 1:

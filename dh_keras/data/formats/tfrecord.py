@@ -174,7 +174,7 @@ def _read_sidecar(path: Path) -> tuple[Category, ...]:
         rows = json.loads(path.read_text(encoding="utf-8"))["categories"]
         if not rows or not all(isinstance(row, dict) for row in rows):
             raise ValueError("no categories")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f'categories {path}: expected {{"categories": [{{"id": 1, "name": "..."}}, ...]}}; write the file again'
         ) from error
