@@ -6,6 +6,8 @@ from unicodedata import category
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, marks of format, halves of characters, ends of lines
 
+_LONGEST = 1600  # characters; a name may have thousands
+
 
 def visible(text: str) -> str:
     """The same text in one line: line breaks, and characters that move the cursor, become what Python writes."""
@@ -16,7 +18,10 @@ class UserError(ValueError):
     """Bad input from the person at the keyboard; commands print its one line and exit with status 1."""
 
     def __init__(self, message: str):
-        super().__init__(visible(message))
+        line = visible(message)
+        if len(line) > _LONGEST:  # what is wrong is at the beginning, what to do at the end
+            line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+        super().__init__(line)
 
 
 class ConfigError(UserError):

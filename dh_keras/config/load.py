@@ -181,9 +181,11 @@ def _explain(error: Exception, base: Any, change: Any) -> str:
     """Name the key and what its place in the tree would have accepted."""
     key = getattr(error, "full_key", None)
     if isinstance(error, ConfigKeyError):
-        parent = key.rpartition(".")[0]
-        siblings = OmegaConf.select(base, parent) if parent else base
-        return f"key {key}: no such key; expected one of {', '.join(sorted(siblings))}"
+        parent, siblings = key.rpartition(".")[0], None
+        with contextlib.suppress(OmegaConfBaseException):  # a name that looks like an interpolation
+            siblings = OmegaConf.select(base, parent) if parent else base
+        expected = f"; expected one of {', '.join(sorted(siblings))}" if OmegaConf.is_dict(siblings) else ""
+        return f"key {key:.80}: no such key{expected}"
     if key:
         return f"key {key}: {_first_line(error)}"
     for section in dict.fromkeys(key.rpartition(".")[0] for key in flatten(Config())):

@@ -276,6 +276,8 @@ class DataConfig:
         repeat_threshold: images of a class that fewer than this share of the training images show are repeated
             within an epoch, sqrt(repeat_threshold / share) times; 0 repeats none.
         batch_size: images per step over all replicas.
+        verify: before training, decode every image ("full"), or look at headers only ("headers"); "auto" decodes them
+            where that takes less than a minute.
         filter_empty: leave training images without a box out.
         shapes: the generated dataset.
     """
@@ -293,6 +295,7 @@ class DataConfig:
     scale_jitter: list[float] | None = None
     repeat_threshold: float = option(0.0, least=0, most=1)
     batch_size: int = option(8, above=0, most=65536)
+    verify: str = option("auto", choices=("auto", "headers", "full"))
     filter_empty: bool = False
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
 
@@ -333,7 +336,7 @@ class TrainConfig:
     steps: int | None = option(180_000, above=0, most=MOST_STEPS)
     drops: list[int] = option([120_000, 160_000])
     drop_factor: float = option(0.1, least=0, most=1)
-    lr: float = option(0.01, above=0, most=MOST)
+    lr: float = option(0.01, above=0, most=1e38)
     base_batch_size: int = option(8, above=0, most=MOST)
     warmup_steps: int = option(500, least=0, most=MOST_STEPS)
     warmup_factor: float = option(1.0 / 3.0, least=0, most=1)

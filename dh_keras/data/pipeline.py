@@ -229,7 +229,7 @@ def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -
         path, size = dataset.paths[index], tuple(dataset.sizes[index].tolist())
         try:
             image = transforms.decode_image(read_bytes(index), tf.constant(dataset.orientations[index], tf.int32))
-        except (tf.errors.OpError, OSError) as error:
+        except (tf.errors.OpError, OSError, UnicodeDecodeError) as error:  # a message may quote bytes of a record
             reason = one_line(getattr(error, "message", error))
             return f"image {path}: cannot be decoded ({reason}); replace it or take it out of the set"
         if tuple(image.shape[:2]) != size:

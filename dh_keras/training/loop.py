@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from dh_keras.config.schema import Config
+from dh_keras.data.verification import verify_images
 from dh_keras.errors import TrainingError, WriteError
 from dh_keras.files import CHOOSE_OR_RESUME, new_folder, require_new_folder, require_writable
 from dh_keras.inference.detector import Detector, ModelDetector
@@ -198,6 +199,9 @@ def _load_in_turn(config: Config, workers: Workers) -> TrainingData:
     data = load_training_data(config)
     if generated and workers.is_chief:
         workers.broadcast()
+    for split in (data.train, data.val):
+        if split is not None:
+            verify_images(split, config.data.verify, shard=(workers.index, workers.count))
     workers.agree(data_facts(data.train, data.val))
     workers.expect_beats()
     return data

@@ -50,10 +50,11 @@ class Progress:
         steps, sums = (found.recorded_step, found.step, length.steps), found.loss_sums
         if any(type(step) is not int for step in steps) or not 0 <= steps[0] <= steps[1] <= steps[2]:
             raise ValueError(f"steps {steps[:2]!r:.80}")
-        if not isinstance(sums, dict) or any(
-            type(value) is not float for value in (*sums.values(), found.best_ap or 0.0)
-        ):
-            raise ValueError("losses that are no numbers")
+        if not isinstance(sums, dict):
+            raise TypeError("no sums of losses")
+        numbers = [*sums.values(), 0.0 if found.best_ap is None else found.best_ap]
+        if any(type(number) is not float for number in numbers):
+            raise ValueError("losses or an AP that are no numbers")
         return found
 
     def as_dict(self) -> dict[str, Any]:

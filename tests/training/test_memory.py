@@ -23,6 +23,7 @@ def estimate(name, overrides, *, pixels):
         ("shapes_tiny", "data.batch_size=32", 192 * 256, 2.86e9),
         ("double_head_r50_fpn_1x_coco", "data.batch_size=1 model.roi.batch_size=128", 320 * 512, 2.69e9),
         ("double_head_r50_fpn_1x_coco", "data.batch_size=2 model.roi.batch_size=128", 448 * 640, 3.05e9),
+        ("double_head_r50_fpn_1x_coco", "data.batch_size=2", 800 * 1344, 5.14e9),
         ("double_head_ext_r50_fpn_1x_coco", "data.batch_size=2 model.roi.batch_size=256", 320 * 512, 3.14e9),
     ],
 )
