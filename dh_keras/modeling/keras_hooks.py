@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 
 class BuiltModel(keras.Model):
@@ -24,21 +25,29 @@ class BuiltModel(keras.Model):
         """
 
 
-class ClipsSummedGradients:
-    """Goes before a Keras optimizer's class: gradients are summed over replicas, then clipped by their global norm.
+class TakesSummedGradients:
+    """Goes before a Keras optimizer's class: it is given gradients that are summed over replicas, and checked.
 
-    Keras clips what each replica has and sums the rest, but the norm of a part is not the norm of the whole. To do
-    without: sum and clip in the training step, with an optimizer that can be told that its gradients are summed.
+    `update_step` gets a learning rate that is not finite when any of them is not; then it is to change nothing.
     """
 
-    def _clip_gradients(self, grads: list) -> list:
-        """Sum, then clip as Keras does."""
-        summed = super()._all_reduce_sum_gradients(list(zip(grads, grads, strict=True)))
-        return super()._clip_gradients([gradient for gradient, _ in summed])
-
     def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
-        """Nothing left to do, see `_clip_gradients`, which Keras calls before."""
+        """Nothing left to do.
+
+        Keras clips what each replica has and sums the rest, but the norm of a part is not the norm of the whole; and
+        its loss scaling looks at what one replica has. To do without: an optimizer that can be told.
+        """
         return list(grads_and_vars)
+
+    def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate: Any) -> None:
+        """Let `update_step` know.
+
+        It sees one variable only. To do without: apply the gradients in a `tf.cond`, which waits for the device and
+        which no strategy allows around an update.
+        """
+        finite = tf.math.is_finite(tf.linalg.global_norm(grads))
+        learning_rate = tf.where(finite, tf.convert_to_tensor(learning_rate), float("nan"))
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
 
 
 def slot_of(optimizer: keras.optimizers.Optimizer, slots: list[Any], variable: Any) -> Any:

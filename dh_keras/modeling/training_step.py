@@ -11,13 +11,14 @@ import tensorflow as tf
 
 from dh_keras.modeling import losses as loss_functions
 from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
-from dh_keras.modeling.keras_hooks import BuiltModel
+from dh_keras.modeling.keras_hooks import BuiltModel, TakesSummedGradients
 from dh_keras.modeling.ops.anchors import anchors_on_canvas
 from dh_keras.modeling.ops.machine import for_gpu
 from dh_keras.modeling.ops.sampling import image_seeds, max_foreground
 from dh_keras.modeling.targets import RoITargets, anchor_targets, roi_targets
 
-NON_FINITE = "non-finite"
+# In what a step returns: the norm of the gradients of the step before it, which is known by then.
+PREVIOUS_NORM = "previous_gradient_norm"
 
 
 class TrainingStep(BuiltModel):
@@ -35,6 +36,16 @@ class TrainingStep(BuiltModel):
         self.loss_weights = loss_weights
         self.seed = seed
         self.loss_metrics = {name: keras.metrics.Mean(name=name) for name in (*loss_weights, "total_loss")}
+
+    def compile(self, optimizer: Any, **kwargs: Any) -> None:
+        """As Keras does; several replicas need an optimizer that takes gradients that are summed already."""
+        super().compile(optimizer=optimizer, **kwargs)
+        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if self.distribute_strategy.num_replicas_in_sync > 1 and not isinstance(inner, TakesSummedGradients):
+            raise ValueError(f"`optimizer` must be a `RecipeSGD` under a strategy, got {type(inner).__name__}")
+        with self.distribute_strategy.scope():
+            # Not finite when the last step was not, and so changed nothing; finite with a loss scale.
+            self.gradient_norm = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
 
     def compute_losses(self, batch: dict[str, tf.Tensor], *, training: bool) -> dict[str, tf.Tensor]:
         """The six unweighted losses of a batch, float32 scalars; 0 for those that the variant does not have."""
@@ -138,21 +149,29 @@ class TrainingStep(BuiltModel):
         return tf.add_n([self.loss_weights[name] * loss for name, loss in losses.items()])
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Forward, losses, gradients, update; returns the losses of this step."""
+        """Forward, losses, gradients, update; returns the losses of this step.
+
+        When a loss or a gradient is not finite, on any replica, no weight, slot or step counter changes. Nothing waits
+        to find out: `gradient_norm` says so afterwards, and so does what the next step returns as `PREVIOUS_NORM`.
+        """
         with tf.control_dependencies([batch["image_ids"]]):
             batch_ready_at = tf.timestamp()  # what came before in this step was waiting for data
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
             losses = self.compute_losses(batch, training=True)
             total = self.weighted_total(losses)
+            # A gradient of what is not finite is not finite either.
+            finite = tf.reduce_all([tf.math.is_finite(loss) for loss in losses.values()])
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            objective = self.optimizer.scale_loss(total / replicas)
-        gradients = tape.gradient(objective, variables)
-        gradients = self._require_finite(gradients, losses, batch["image_ids"])
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            gradients = _spoil_where_any_overflows(gradients, self.optimizer)
+            objective = self.optimizer.scale_loss(total / replicas * tf.where(finite, 1.0, float("nan")))
+        gradients = _sum_over_replicas(tape.gradient(objective, variables))
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return _for_reduction({**losses, "total_loss": total, "batch_ready_at": batch_ready_at})
+        logs = {**losses, "total_loss": total, PREVIOUS_NORM: tf.identity(self.gradient_norm)}
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which halves its scale instead
+            norm = tf.linalg.global_norm(gradients)
+            self.gradient_norm.assign(norm)
+            self.optimizer.iterations.assign_sub(tf.where(tf.math.is_finite(norm), tf.constant(0, tf.int64), 1))
+        return _for_reduction({**logs, "batch_ready_at": batch_ready_at})
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Losses with inference behaviour of every norm; returns their running means."""
@@ -160,28 +179,6 @@ class TrainingStep(BuiltModel):
         for name, loss in {**losses, "total_loss": self.weighted_total(losses)}.items():
             self.loss_metrics[name].update_state(loss)
         return _for_reduction({name: metric.result() for name, metric in self.loss_metrics.items()})
-
-    def _require_finite(
-        self, gradients: Sequence[tf.Tensor | None], losses: dict[str, tf.Tensor], image_ids: tf.Tensor
-    ) -> list[tf.Tensor | None]:
-        """Gradients that cannot be used unless losses and gradients are finite; the error names step, loss, images."""
-        values = dict(losses)
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which halves its scale instead
-            values["gradient"] = tf.linalg.global_norm([g for g in gradients if g is not None])
-        bad = [tf.where(tf.math.is_finite(value), "", f" {name}") for name, value in values.items()]
-        message = tf.strings.join(
-            [
-                NON_FINITE,
-                *bad,
-                " at step ",
-                tf.strings.as_string(self.optimizer.iterations + 1),
-                ", image ids ",
-                tf.strings.format("{}", image_ids, summarize=-1),
-            ]
-        )
-        finite = tf.reduce_all([tf.math.is_finite(value) for value in values.values()])
-        with tf.control_dependencies([tf.debugging.Assert(finite, [message], summarize=1)]):
-            return [None if g is None else tf.identity(g) for g in gradients]
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -196,19 +193,13 @@ def _for_reduction(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return logs
 
 
-def _spoil_where_any_overflows(
-    gradients: Sequence[tf.Tensor | None], optimizer: keras.optimizers.LossScaleOptimizer
-) -> Sequence[tf.Tensor | None]:
-    """Gradients that are NaN on every replica when they are not finite on one.
-
-    Keras' loss scaling looks at those of one replica, or of its own, before they are summed; so all decide the same.
-    """
+def _sum_over_replicas(gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Gradients that are the same on every replica, so that all decide the same about them."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
-        return gradients
-    overflows = tf.where(optimizer.check_finite(gradients), 0.0, 1.0)
-    spoiled = tf.where(context.all_reduce(tf.distribute.ReduceOp.SUM, overflows) > 0.0, float("nan"), 0.0)
-    return [None if g is None else g + tf.cast(spoiled, g.dtype) for g in gradients]
+        return list(gradients)
+    summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, [g for g in gradients if g is not None]))
+    return [None if gradient is None else next(summed) for gradient in gradients]
 
 
 def _mean_count_over_replicas(counted: tf.Tensor) -> tf.Tensor:

@@ -1,12 +1,16 @@
 """What happens beside the optimiser steps: counting, checkpoints, evaluation, the metrics table, stopping."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from tqdm import tqdm
 
+from dh_keras.errors import TrainingError
 from dh_keras.evaluation.coco_metrics import format_number
+from dh_keras.modeling.training_step import PREVIOUS_NORM
 from dh_keras.run.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
 from dh_keras.run.weights import save_weights
 from dh_keras.training.progress import Progress, ProgressBar
@@ -18,29 +22,67 @@ from dh_keras.training.workers.workers import Workers
 
 # TensorBoard gets every so many steps.
 EVENT_STEPS = 20
+_ADVICE = "lower train.lr, lengthen train.warmup_steps or check the boxes of these images"
 
 
 class StepCounter(keras.callbacks.Callback):
     """The first callback: counts steps and losses, and ends training after the step in which a signal came.
 
+    Losses come with their step. Whether its gradients were finite comes with the next one, so that nothing waits for
+    them; a step in which they were not has changed nothing.
+
     Args:
         progress: of the run.
         stop: notes the signals.
         workers: all of them end after the same step.
+        image_ids: int64 [steps, B], of the images of every step.
     """
 
-    def __init__(self, *, progress: Progress, stop: StopRequest, workers: Workers):
+    def __init__(self, *, progress: Progress, stop: StopRequest, workers: Workers, image_ids: np.ndarray):
         super().__init__()
         self.progress = progress
         self.stop = stop
         self.workers = workers
+        self.image_ids = image_ids
+        self._unsettled: dict[str, float] | None = None
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Count."""
-        self.progress.add_step(logs or {})
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        """Count.
+
+        Raises:
+            TrainingError: when this step or the one before was not finite.
+        """
+        if self._unsettled:
+            self._require_finite(logs[PREVIOUS_NORM])
+        self.progress.add_step(logs)
+        self._unsettled = {name: logs[name] for name in self.model.loss_weights}
         self.stop.agree(self.workers)
         if self.stop.number is not None:
             self.model.stop_training = True
+        if self.model.stop_training or not all(map(math.isfinite, self._unsettled.values())):
+            self.settle()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """See `settle`."""
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait for the last step; to be called before anything is made of it.
+
+        Raises:
+            TrainingError: when it was not finite.
+        """
+        if self._unsettled:
+            self._require_finite(float(self.model.gradient_norm.numpy()))
+
+    def _require_finite(self, gradient_norm: float) -> None:
+        values = {**self._unsettled, "gradient": gradient_norm}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            step = self.progress.step
+            ids = " ".join(map(str, self.image_ids[step - 1].tolist()))
+            raise TrainingError(f"non-finite {' '.join(bad)} at step {step}, image ids [{ids}]; {_ADVICE}")
+        self._unsettled = None
 
 
 class EvaluationHelper(keras.callbacks.Callback):
@@ -85,18 +127,21 @@ class RunRecorder(EvaluationHelper):
 
     Args:
         progress_bar: measures the throughput.
+        settle: see `StepCounter`.
         given: see `EvaluationHelper`; everything is written into the run.
     """
 
-    def __init__(self, *, progress_bar: ProgressBar, **given: Any):
+    def __init__(self, *, progress_bar: ProgressBar, settle: Callable[[], None], **given: Any):
         super().__init__(**given)
         self.progress_bar = progress_bar
+        self.settle = settle
         folder = self.run.path / TENSORBOARD_DIR  # two runs to TensorBoard, as they go on from different steps
         self._step_events = EventWriter(folder / "steps", first_step=self.progress.step + 1)
         self._epoch_events = EventWriter(folder / "epochs", first_step=self.progress.recorded_step + 1)
 
     def save(self) -> None:
         """Write a checkpoint."""
+        self.settle()
         self._step_events.flush()
         self._epoch_events.flush()
         save_state(self.model, self.progress.as_dict(), self.run.path / STATE_FILE)

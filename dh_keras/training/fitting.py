@@ -1,6 +1,5 @@
 """The optimiser steps of a run, from any step to the last."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,9 +10,8 @@ import tensorflow as tf
 from dh_keras.config.schema import DataConfig
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import Plan, find_bad_image, train_dataset
-from dh_keras.errors import DataError, TrainingError
+from dh_keras.errors import DataError
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
-from dh_keras.modeling.training_step import NON_FINITE
 from dh_keras.training.schedule import Length
 from dh_keras.training.workers.workers import Workers
 
@@ -95,7 +93,6 @@ def fit(
         dataset, plan: image indices of an epoch; name the image that cannot be read.
 
     Raises:
-        TrainingError: when a loss is not finite.
         DataError: naming an image that cannot be read.
     """
     for stretch in stretches(step, length):
@@ -110,16 +107,9 @@ def fit(
                 verbose=0,
             )
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-            raise _explain(error, dataset, plan) from error
+            bad = find_bad_image(dataset, np.unique(plan))
+            if bad:
+                raise DataError(bad) from error
+            raise
         if model.stop_training:
             return
-
-
-def _explain(error: tf.errors.OpError, dataset: CocoDataset, plan: np.ndarray) -> Exception:
-    """Turn what TensorFlow reports about a step into one line: a non-finite loss, or the image it could not read."""
-    non_finite = re.search(rf"{NON_FINITE} .*?image ids \[[-\d ]*\]", str(error.message))
-    if non_finite:
-        advice = "lower train.lr, lengthen train.warmup_steps or check the boxes of these images"
-        return TrainingError(f"{non_finite.group()}; {advice}")
-    bad = find_bad_image(dataset, np.unique(plan))
-    return DataError(bad) if bad else error

@@ -271,8 +271,13 @@ def _fit(job: Job) -> None:
             evaluate = functools.partial(evaluate_together, job.detector, data.val, config, workers=workers, stop=stop)
         if workers.is_chief:
             cut_back(job.run, progress)
+        counter = StepCounter(
+            progress=progress, stop=stop, workers=workers, image_ids=data.train.image_ids[data.plan]
+        )
         given = {"run": job.run, "progress": progress, "length": data.length, "evaluate": evaluate}
-        recorder = RunRecorder(progress_bar=bar, **given) if workers.is_chief else EvaluationHelper(**given)
+        recorder = EvaluationHelper(**given)
+        if workers.is_chief:
+            recorder = RunRecorder(progress_bar=bar, settle=counter.settle, **given)
         if progress.is_at_end_of_epoch(data.length):
             recorder.set_model(job.model)
             recorder.record_epoch()
@@ -281,7 +286,7 @@ def _fit(job: Job) -> None:
             make_batches,
             step=progress.step,
             length=data.length,
-            callbacks=[StepCounter(progress=progress, stop=stop, workers=workers), bar, recorder],
+            callbacks=[counter, bar, recorder],
             dataset=data.train,
             plan=data.plan.epoch(0),
         )

@@ -5,18 +5,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dh_keras.modeling.keras_hooks import ClipsSummedGradients, slot_of
+from dh_keras.modeling.keras_hooks import TakesSummedGradients, slot_of
 
 # What PyTorch calls bias: of convolutions and fully connected layers, and the offset of a norm.
 BIAS_NAMES = ("bias", "beta")
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
-class RecipeSGD(ClipsSummedGradients, keras.optimizers.SGD):
-    """SGD with PyTorch's momentum, L2 decay on the gradient, and clipping of the gradient summed over replicas.
+class RecipeSGD(TakesSummedGradients, keras.optimizers.SGD):
+    """SGD with PyTorch's momentum, L2 decay on the gradient, and clipping of the gradient.
 
     velocity = momentum * velocity + (gradient + l2 * weight); weight -= learning_rate * velocity. Keras keeps the
     learning rate inside the velocity, which differs at every change of it, and decays weights apart from the gradient.
+    Gradients are those of all replicas together; when any is not finite, no weight and no velocity changes.
 
     Args:
         learning_rate: number or schedule.
@@ -51,16 +52,21 @@ class RecipeSGD(ClipsSummedGradients, keras.optimizers.SGD):
         self._are_biases = [variable.name in BIAS_NAMES for variable in variables]
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
-        """Update one variable and its velocity."""
-        factor, l2 = 1.0, self.l2
+        """Update one variable and its velocity, unless the learning rate is not finite."""
+        finite, factor, l2 = tf.math.is_finite(learning_rate), 1.0, self.l2
         if slot_of(self, self._are_biases, variable):
             factor, l2 = self.bias_lr_factor, self.bias_l2
         gradient = tf.cast(gradient, variable.dtype) + l2 * tf.convert_to_tensor(variable)
+        velocity = 0.0
         if self.momentum:
-            velocity = slot_of(self, self.momentums, variable)
-            gradient += self.momentum * tf.convert_to_tensor(velocity)
-            self.assign(velocity, gradient)
-        self.assign_sub(variable, tf.cast(factor * learning_rate, variable.dtype) * gradient)
+            slot = slot_of(self, self.momentums, variable)
+            velocity = tf.convert_to_tensor(slot)
+            gradient += self.momentum * velocity
+        gradient = tf.where(finite, gradient, velocity)
+        if self.momentum:
+            self.assign(slot, gradient)
+        rate = factor * tf.where(finite, learning_rate, 0.0)
+        self.assign_sub(variable, tf.cast(rate, variable.dtype) * gradient)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 
 import dh_keras
-from dh_keras.modeling.keras_hooks import BuiltModel, ClipsSummedGradients, own_random_numbers, slot_of
+from dh_keras.modeling.keras_hooks import BuiltModel, TakesSummedGradients, own_random_numbers, slot_of
 
 PACKAGE = Path(dh_keras.__file__).parent
 HOOKS = [
     (keras.Model, BuiltModel, "_maybe_symbolic_build"),
-    (keras.optimizers.SGD, ClipsSummedGradients, "_clip_gradients"),
-    (keras.optimizers.SGD, ClipsSummedGradients, "_all_reduce_sum_gradients"),
+    (keras.optimizers.SGD, TakesSummedGradients, "_all_reduce_sum_gradients"),
+    (keras.optimizers.SGD, TakesSummedGradients, "_backend_update_step"),
 ]
 
 
@@ -69,7 +69,7 @@ def test_keras_clips_gradients_before_it_sums_them_over_replicas(scaled):
     assert calls == [("clip", 2), ("sum", 2)]
 
 
-def test_our_optimizer_sums_once_then_clips_by_the_norm_of_the_sum():
+def test_our_optimizer_clips_by_the_norm_of_the_sum_and_sums_no_more():
     """Two replicas that have the same gradients, without devices for them."""
     calls = []
 
@@ -78,13 +78,29 @@ def test_our_optimizer_sums_once_then_clips_by_the_norm_of_the_sum():
             calls.append("sum")
             return [(2.0 * gradient, variable) for gradient, variable in grads_and_vars]
 
-    class Ours(ClipsSummedGradients, Replicas):
+    class Ours(TakesSummedGradients, Replicas):
         pass
 
     variable = keras.Variable([0.0, 0.0])
-    Ours(1.0, global_clipnorm=5.0).apply([tf.constant([3.0, 4.0])], [variable])
-    np.testing.assert_allclose(variable.numpy(), [-3.0, -4.0], rtol=1e-6)  # [6, 8], of norm 10, cut to 5
-    assert calls == ["sum"]
+    Ours(1.0, global_clipnorm=5.0).apply([tf.constant([6.0, 8.0])], [variable])
+    np.testing.assert_allclose(variable.numpy(), [-3.0, -4.0], rtol=1e-6)  # of norm 10, cut to 5
+    assert calls == []
+
+
+@pytest.mark.parametrize("clip_norm", [None, 5.0])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_one_gradient_that_is_not_finite_makes_the_learning_rate_of_every_variable_so(bad, clip_norm):
+    rates = []
+
+    class Ours(TakesSummedGradients, keras.optimizers.SGD):
+        def update_step(self, gradient, variable, learning_rate):
+            rates.append(float(learning_rate))
+
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
+    optimizer = Ours(0.5, global_clipnorm=clip_norm)
+    optimizer.apply([tf.ones([2]), tf.ones([1])], variables)
+    optimizer.apply([tf.constant([1.0, bad]), tf.ones([1])], variables)
+    np.testing.assert_array_equal(rates, [0.5, 0.5, np.nan, np.nan])
 
 
 def test_a_slot_is_found_by_the_variable_and_by_what_it_holds():

@@ -1,9 +1,9 @@
-"""Train in float16 on two logical CPU devices, with gradients that overflow on the second one in the first step.
+"""Train on two logical CPU devices, with gradients that overflow on the second one in the first step.
 
-    TF_ENABLE_ONEDNN_OPTS=0 python tests/training/overflow_on_replica.py
+    TF_ENABLE_ONEDNN_OPTS=0 python tests/training/overflow_on_replica.py mixed_float16
 
-Prints a line of JSON per step: the loss scale on each replica, whether all weights are finite, and the largest change
-of one. oneDNN's convolution gradients crash when several CPU devices of one process share them.
+Prints a line of JSON per step: the loss scale on each replica, whether all weights and slots are finite, the largest
+change of a weight, the updates so far and whether the step before was finite. oneDNN's convolution gradients crash when several CPU devices of one process share them.
 """
 
 import json
@@ -28,7 +28,7 @@ def with_gradient_times(value, factor):
     return tf.identity(value), lambda upstream: (upstream * factor, None)
 
 
-def main():
+def main(precision):
     sys.path.insert(0, str(TESTS))
     import conftest
 
@@ -38,15 +38,19 @@ def main():
     strategy = tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices("CPU")])
     config = load_config(overrides=[*conftest.TINY, "model.conv_head.norm=group", "model.backbone.norm=group"]).model
     with strategy.scope():
-        detector = assemble_detector(config, num_classes=3, precision="mixed_float16")
+        detector = assemble_detector(config, num_classes=3, precision=precision)
         detector.compile(RecipeSGD(0.01, momentum=0.9, clip_norm=5.0), jit_compile=False)
         detector.optimizer.build(detector.trainable_variables)
+    scaled = isinstance(detector.optimizer, keras.optimizers.LossScaleOptimizer)
     weighted_total = detector.weighted_total
 
     def overflowing_total(losses):
         total = weighted_total(losses)
         second = tf.distribute.get_replica_context().replica_id_in_sync_group == 1
-        first_step = detector.optimizer.dynamic_scale.value >= detector.optimizer.initial_scale
+        if scaled:
+            first_step = detector.optimizer.dynamic_scale.value >= detector.optimizer.initial_scale
+        else:
+            first_step = tf.equal(detector.gradient_norm, 0.0)
         return with_gradient_times(total, tf.where(second & first_step, float("inf"), 1.0))
 
     detector.weighted_total = overflowing_total
@@ -56,12 +60,14 @@ def main():
         def on_train_batch_end(self, step, logs=None):
             nonlocal weights
             before, weights = weights, [keras.ops.convert_to_numpy(v) for v in detector.trainable_variables]
-            scales = strategy.experimental_local_results(detector.optimizer.dynamic_scale.value)
+            scales = strategy.experimental_local_results(detector.optimizer.dynamic_scale.value) if scaled else []
+            kept = [*weights, *map(keras.ops.convert_to_numpy, detector.optimizer.variables)]
             report = {
                 "scales": [float(scale) for scale in scales],
-                "finite": all(bool(np.isfinite(values).all()) for values in weights),
+                "finite": all(bool(np.isfinite(values).all()) for values in kept),
                 "moved": max(float(np.abs(new - old).max()) for new, old in zip(weights, before, strict=True)),
                 "updates": int(keras.ops.convert_to_numpy(detector.optimizer.iterations)),
+                "finite_before": bool(np.isfinite(logs["previous_gradient_norm"])),
             }
             print(json.dumps(report))
 
@@ -70,4 +76,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -17,16 +17,18 @@ from training.run_comparison import differences, rows_of, state_of
 
 from dh_keras.config.load import load_config
 from dh_keras.errors import DataError, Interrupted, TrainingError
-from dh_keras.run.run_folder import next_free_run, open_run
+from dh_keras.run.run_folder import RunFolder, next_free_run, open_run
 from dh_keras.run.weights import initialize_weights
 from dh_keras.training import fitting
-from dh_keras.training.callbacks import StepCounter
+from dh_keras.training.callbacks import RunRecorder, StepCounter
 from dh_keras.training.fitting import fit, stretches
 from dh_keras.training.loop import train
+from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.recording import COLUMNS
 from dh_keras.training.schedule import Length
-from dh_keras.training.signals import STOP_SIGNALS
+from dh_keras.training.signals import STOP_SIGNALS, StopRequest
 from dh_keras.training.strategy import make_strategy, strategy_name
+from dh_keras.training.workers.workers import Workers
 
 
 def test_a_run_folder_holds_everything_that_is_promised(tiny_run):
@@ -186,21 +188,61 @@ def test_an_exploding_run_stops_with_the_loss_and_keeps_its_folder(
     assert (tmp_path / "run" / "config.yaml").is_file()
 
 
-def test_a_loss_that_is_not_finite_is_said_whatever_the_ids_of_its_images(make_tiny_detector, batch, monkeypatch):
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_loss_that_is_not_finite_is_said_whatever_the_ids_of_its_images(
+    make_tiny_detector, batch, monkeypatch, steps
+):
+    """At the end of an epoch, and while the step after it is done."""
     monkeypatch.setattr(fitting, "find_bad_image", lambda dataset, positions: pytest.fail("read all images"))
-    detector = make_tiny_detector()
+    detector, progress = make_tiny_detector(), Progress()
     monkeypatch.setattr(detector, "weighted_total", lambda losses: float("nan") * tf.add_n(list(losses.values())))
-    batch["image_ids"] = tf.constant([-7, 12], tf.int64)
+    counter = StepCounter(
+        progress=progress,
+        stop=StopRequest(lambda: 0, ""),
+        workers=Workers(),
+        image_ids=np.array([[-7, 12], [3, 4], [5, 6]]),
+    )
     with pytest.raises(TrainingError, match=r"^non-finite gradient at step 1, image ids \[-7 12\]; lower train\.lr"):
         fit(
             detector,
-            lambda step: tf.data.Dataset.from_tensors(batch),
+            lambda step: tf.data.Dataset.from_tensors(batch).repeat(),
             step=0,
-            length=Length(steps=1, epochs=1, steps_per_epoch=1),
-            callbacks=[],
+            length=Length(steps=steps, epochs=1, steps_per_epoch=steps),
+            callbacks=[counter],
             dataset=None,
             plan=np.zeros([1, 2], np.int64),
         )
+    assert progress.step == 1
+    assert int(detector.optimizer.iterations) == 0
+
+
+def test_nothing_is_saved_of_a_step_that_is_not_finite(make_tiny_detector, batch, monkeypatch, tmp_path):
+    """Its losses are: without a look at its gradients the checkpoint would count it."""
+    detector, progress = make_tiny_detector(), Progress()
+    monkeypatch.setattr(detector, "weighted_total", lambda losses: float("nan") * tf.add_n(list(losses.values())))
+    counter = StepCounter(
+        progress=progress, stop=StopRequest(lambda: 0, ""), workers=Workers(), image_ids=np.array([[1, 2]] * 9)
+    )
+    length = Length(steps=9, epochs=1, steps_per_epoch=9)
+    recorder = RunRecorder(
+        run=RunFolder(tmp_path, load_config(overrides=["train.checkpoint_every=1"]), ()),
+        progress=progress,
+        length=length,
+        evaluate=None,
+        progress_bar=ProgressBar(progress=progress, batch_size=2, length=length, show=False),
+        settle=counter.settle,
+    )
+    with pytest.raises(TrainingError, match="non-finite gradient at step 1"):
+        fit(
+            detector,
+            lambda step: tf.data.Dataset.from_tensors(batch).repeat(),
+            step=0,
+            length=length,
+            callbacks=[counter, recorder],
+            dataset=None,
+            plan=np.zeros([1, 2], np.int64),
+        )
+    assert not (tmp_path / "state.npz").exists()
 
 
 def test_an_image_that_breaks_while_training_is_named(tmp_path, tiny_shapes, tiny_overrides, short_training):

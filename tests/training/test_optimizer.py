@@ -75,6 +75,18 @@ def test_a_variable_without_a_gradient_is_left_alone():
     np.testing.assert_array_equal(variables[1].numpy(), [3.0])
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_gradient_that_is_not_finite_changes_no_weight_and_no_velocity(momentum):
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
+    optimizer = RecipeSGD(0.1, momentum=momentum, l2=0.5, clip_norm=4.0)
+    optimizer.apply([tf.constant([1.0, -1.0]), tf.constant([2.0])], variables)
+    kept = [*variables, *(optimizer.momentums if momentum else [])]
+    before = [variable.numpy() for variable in kept]
+    optimizer.apply([tf.constant([1.0, -1.0]), tf.constant([np.inf])], variables)
+    for variable, value in zip(kept, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
 def test_the_optimizer_comes_back_from_its_config():
     optimizer = RecipeSGD(0.25, momentum=0.5, l2=0.125, bias_lr_factor=2.0, bias_l2=0.5, clip_norm=3.0)
     copy = RecipeSGD.from_config(optimizer.get_config())

@@ -63,6 +63,7 @@ def simulate(folder, model):
         length=LENGTH,
         progress_bar=bar,
         evaluate=evaluate,
+        settle=lambda: None,
     )
     recorder.set_model(model)
     model.stop_training = False

@@ -23,16 +23,29 @@ def test_two_replicas_with_sync_batch_norm_and_recomputed_heads_take_the_steps_o
     assert found["moved"]["statistic"] > 1e-1
 
 
-def test_gradients_that_overflow_on_one_replica_halve_the_scale_on_all_and_change_no_weight():
+def steps_with_an_overflow(precision):
     script = Path(__file__).with_name("overflow_on_replica.py")
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
-    command = [sys.executable, str(script)]
+    command = [sys.executable, str(script), precision]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
-    overflowing, *others = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
-    assert overflowing == {"scales": [2.0**14] * 2, "finite": True, "moved": 0.0, "updates": 0}
+    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+
+
+def test_gradients_that_overflow_on_one_replica_halve_the_scale_on_all_and_change_no_weight():
+    overflowing, *others = steps_with_an_overflow("mixed_float16")
+    unchanged = {"finite": True, "moved": 0.0, "updates": 0, "finite_before": True}
+    assert overflowing == {"scales": [2.0**14] * 2, **unchanged}
     assert [step["updates"] for step in others] == [1, 2]
     for step in others:
         assert step["scales"] == [2.0**14] * 2
         assert step["finite"]
+        assert step["finite_before"]
         assert step["moved"] > 1e-3
+
+
+def test_gradients_that_are_not_finite_on_one_replica_change_no_weight_on_any():
+    overflowing, *others = steps_with_an_overflow("float32")
+    assert overflowing == {"scales": [], "finite": True, "moved": 0.0, "updates": 0, "finite_before": True}
+    assert [(step["updates"], step["finite_before"]) for step in others] == [(1, False), (2, True)]
+    assert all(step["finite"] and step["moved"] > 1e-3 for step in others)
