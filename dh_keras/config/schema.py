@@ -275,9 +275,10 @@ class DataConfig:
             what leaves the canvas is cropped away. Null does not jitter.
         repeat_threshold: images of a class that fewer than this share of the training images show are repeated
             within an epoch, sqrt(repeat_threshold / share) times; 0 repeats none.
-        batch_size: images per step over all replicas.
         verify: before training, decode every image ("full"), or look at headers only ("headers"); "auto" decodes them
             where that takes less than a minute.
+        batch_size: images that go through the network together, over all replicas; train.accumulate such batches make
+            a step.
         filter_empty: leave training images without a box out.
         shapes: the generated dataset.
     """
@@ -310,7 +311,7 @@ class TrainConfig:
             and for drops.
         drops: when the learning rate is multiplied by drop_factor, in the unit that is given (epochs or steps).
         drop_factor: see drops.
-        lr: learning rate for a global batch of base_batch_size; scaled linearly with data.batch_size.
+        lr: learning rate for a global batch of base_batch_size; scaled linearly with the images of a step.
         base_batch_size: see lr.
         warmup_steps: steps of linear warm-up.
         warmup_factor: share of the learning rate that the warm-up starts from.
@@ -320,6 +321,8 @@ class TrainConfig:
             with so many times the learning rate; the authors' recipe has 2.
         bias_l2: l2 of these biases; null takes l2, the authors' recipe has 0.
         clip_norm: largest global norm of the gradients; 0 does not clip.
+        accumulate: batches whose mean gradient makes one update, which is a step: steps, epochs, warm-up and drops
+            count updates, and lr follows data.batch_size * accumulate.
         precision: of the layers; "mixed_float16" comes with a dynamic loss scale. Weights, boxes and losses are float32
             in each.
         recompute: compute the heads a second time for the gradients, which takes longer and needs less memory.
@@ -345,6 +348,7 @@ class TrainConfig:
     bias_lr_factor: float = option(1.0, above=0, most=MOST)
     bias_l2: float | None = option(None, least=0, most=MOST)
     clip_norm: float = option(0.0, least=0, most=MOST)
+    accumulate: int = option(1, above=0, most=MOST)
     precision: str = option("float32", choices=("float32", "mixed_bfloat16", "mixed_float16"))
     recompute: bool = False
     evaluate_every: int = option(1, above=0, most=MOST_STEPS)
@@ -367,3 +371,8 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of one update, over all replicas."""
+        return self.data.batch_size * self.train.accumulate

@@ -37,15 +37,26 @@ class TrainingStep(BuiltModel):
         self.seed = seed
         self.loss_metrics = {name: keras.metrics.Mean(name=name) for name in (*loss_weights, "total_loss")}
 
-    def compile(self, optimizer: Any, **kwargs: Any) -> None:
-        """As Keras does; several replicas need an optimizer that takes gradients that are summed already."""
+    def compile(self, optimizer: Any, *, accumulate: int = 1, **kwargs: Any) -> None:
+        """As Keras does; several replicas need an optimizer that takes gradients that are summed already.
+
+        Args:
+            optimizer: of the weights.
+            accumulate: so many equal parts of a batch go through the network one after the other, for one update.
+                Losses and gradients are the means of the parts', and those of the whole batch where every image has
+                its full number of sampled anchors and RoIs, and no norm takes statistics of a batch.
+            **kwargs: of Keras.
+        """
         super().compile(optimizer=optimizer, **kwargs)
+        self.accumulate = accumulate
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if self.distribute_strategy.num_replicas_in_sync > 1 and not isinstance(inner, TakesSummedGradients):
             raise ValueError(f"`optimizer` must be a `RecipeSGD` under a strategy, got {type(inner).__name__}")
         with self.distribute_strategy.scope():
             # Not finite when the last step was not, and so changed nothing; finite with a loss scale.
-            self.gradient_norm = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+            self.gradient_norm = tf.Variable(
+                0.0, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+            )
 
     def compute_losses(self, batch: dict[str, tf.Tensor], *, training: bool) -> dict[str, tf.Tensor]:
         """The six unweighted losses of a batch, float32 scalars; 0 for those that the variant does not have."""
@@ -156,22 +167,37 @@ class TrainingStep(BuiltModel):
         """
         with tf.control_dependencies([batch["image_ids"]]):
             batch_ready_at = tf.timestamp()  # what came before in this step was waiting for data
-        variables = self.trainable_variables
-        with tf.GradientTape() as tape:
-            losses = self.compute_losses(batch, training=True)
-            total = self.weighted_total(losses)
-            # A gradient of what is not finite is not finite either.
-            finite = tf.reduce_all([tf.math.is_finite(loss) for loss in losses.values()])
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            objective = self.optimizer.scale_loss(total / replicas * tf.where(finite, 1.0, float("nan")))
-        gradients = _sum_over_replicas(tape.gradient(objective, variables))
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        logs = {**losses, "total_loss": total, PREVIOUS_NORM: tf.identity(self.gradient_norm)}
+        gradients, losses = self._gradients_and_losses(batch)
+        gradients = _sum_over_replicas(gradients)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        logs = {**losses, PREVIOUS_NORM: tf.identity(self.gradient_norm)}
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which halves its scale instead
             norm = tf.linalg.global_norm(gradients)
             self.gradient_norm.assign(norm)
             self.optimizer.iterations.assign_sub(tf.where(tf.math.is_finite(norm), tf.constant(0, tf.int64), 1))
         return _for_reduction({**logs, "batch_ready_at": batch_ready_at})
+
+    def _gradients_and_losses(self, batch: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor | None], dict[str, tf.Tensor]]:
+        """Gradients of this replica's share of the objective, of all parts together; mean losses, and their total."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        gradients, losses = [], []
+        for part in _equal_parts(batch, self.accumulate):
+            # Begun only when the gradients of the one before are there, whose inner tensors are gone by then.
+            with tf.control_dependencies([tf.group(*(g for g in gradients if g is not None))] if losses else []):
+                part = {name: tf.identity(values) for name, values in part.items()}
+            with tf.GradientTape() as tape:
+                of_part = self.compute_losses(part, training=True)
+                of_part["total_loss"] = self.weighted_total(of_part)
+                # A gradient of what is not finite is not finite either.
+                finite = tf.reduce_all([tf.math.is_finite(loss) for loss in of_part.values()])
+                objective = of_part["total_loss"] / (replicas * self.accumulate) * tf.where(finite, 1.0, float("nan"))
+                objective = self.optimizer.scale_loss(objective)
+            found = tape.gradient(objective, self.trainable_variables)
+            if losses:
+                found = [None if new is None else old + new for old, new in zip(gradients, found, strict=True)]
+            gradients = found
+            losses.append(of_part)
+        return gradients, {name: tf.add_n([one[name] for one in losses]) / self.accumulate for name in losses[0]}
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Losses with inference behaviour of every norm; returns their running means."""
@@ -191,6 +217,15 @@ def _for_reduction(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
         return {name: value[None] for name, value in logs.items()}
     return logs
+
+
+def _equal_parts(batch: dict[str, tf.Tensor], number: int) -> list[dict[str, tf.Tensor]]:
+    if number == 1:
+        return [batch]
+    return [
+        dict(zip(batch, values, strict=True))
+        for values in zip(*(tf.split(values, number) for values in batch.values()), strict=True)
+    ]
 
 
 def _sum_over_replicas(gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:

@@ -46,6 +46,7 @@ SETTINGS = (
     "data.max_size",
     "data.augmentation",
     "data.batch_size",
+    "train.accumulate",
     "train.epochs",
     "train.steps",
     "train.drops",

@@ -214,10 +214,12 @@ def _build(
     replicas = distribution.num_replicas_in_sync
     if batch_size % replicas:
         raise TrainingError(f"data.batch_size: expected a multiple of the {replicas} replicas, got {batch_size}")
-    schedule = make_schedule(settings, batch_size=batch_size, steps_per_epoch=data.length.steps_per_epoch)
+    images = config.images_per_step
+    schedule = make_schedule(settings, batch_size=images, steps_per_epoch=data.length.steps_per_epoch)
     print(
         f"schedule: {data.length.steps} steps ({data.length.epochs} epochs of {data.length.steps_per_epoch}), lr "
-        f"{settings.lr:g} for a batch of {settings.base_batch_size} -> {schedule.lr:g} for a batch of {batch_size}, "
+        f"{settings.lr:g} for a batch of {settings.base_batch_size} -> {schedule.lr:g} for a batch of {images}"
+        f"{f' ({settings.accumulate} of {batch_size} for one step)' if settings.accumulate > 1 else ''}, "
         f"warm-up {settings.warmup_steps} steps, drops after steps {schedule.drops}"
     )
     model = build_detector(
@@ -238,7 +240,7 @@ def _build(
     )
     if settings.precision == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
         print("note: train.precision mixed_float16 has no fast kernels on a CPU; float32 is quicker here")
-    model.compile(optimizer=optimizer, jit_compile=False)
+    model.compile(optimizer=optimizer, accumulate=settings.accumulate, jit_compile=False)
     model.optimizer.build(model.trainable_variables)  # mixed_float16 wraps it
     print(f"model: {config.model.variant}, {model.count_params():,} parameters, {data.train.num_classes} classes")
     return model
@@ -255,7 +257,7 @@ def _look_first(job: Job) -> None:
 def _fit(job: Job) -> None:
     """Train from where progress says; leave with `Interrupted` when a signal came."""
     config, data, progress, workers = job.run.config, job.data, job.progress, job.workers
-    bar = ProgressBar(progress=progress, batch_size=config.data.batch_size, length=data.length, show=workers.is_chief)
+    bar = ProgressBar(progress=progress, batch_size=config.images_per_step, length=data.length, show=workers.is_chief)
     make_batches = functools.partial(
         worker_batches,
         dataset=data.train,
@@ -271,9 +273,7 @@ def _fit(job: Job) -> None:
             evaluate = functools.partial(evaluate_together, job.detector, data.val, config, workers=workers, stop=stop)
         if workers.is_chief:
             cut_back(job.run, progress)
-        counter = StepCounter(
-            progress=progress, stop=stop, workers=workers, image_ids=data.train.image_ids[data.plan]
-        )
+        counter = StepCounter(progress=progress, stop=stop, workers=workers, image_ids=data.train.image_ids[data.plan])
         given = {"run": job.run, "progress": progress, "length": data.length, "evaluate": evaluate}
         recorder = EvaluationHelper(**given)
         if workers.is_chief:

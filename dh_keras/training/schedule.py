@@ -54,7 +54,7 @@ class Length(NamedTuple):
     Args:
         steps: optimiser steps in all.
         epochs: epochs in all; the last one may be shorter.
-        steps_per_epoch: batches of one pass over the training images.
+        steps_per_epoch: of one pass over the training images.
     """
 
     steps: int
@@ -70,7 +70,7 @@ def training_length(config: TrainConfig, steps_per_epoch: int) -> Length:
 
 
 def make_schedule(config: TrainConfig, *, batch_size: int, steps_per_epoch: int) -> WarmupStepSchedule:
-    """Learning rate schedule for a global batch, by the linear rule lr * batch_size / base_batch_size."""
+    """Learning rate schedule for the images of a step, by the linear rule lr * batch_size / base_batch_size."""
     unit = 1 if config.steps is not None else steps_per_epoch
     return WarmupStepSchedule(
         lr=config.lr * batch_size / config.base_batch_size,

@@ -38,7 +38,7 @@ def load_training_data(config: Config) -> TrainingData:
             _warn_of_many_boxes(name, split, config.model.max_detections)
     if val_split is not None:
         check_ground_truth(val_split)
-    images, batch_size, seed = epoch_images(train_split, config.data), config.data.batch_size, config.train.seed
+    images, batch_size, seed = epoch_images(train_split, config.data), config.images_per_step, config.train.seed
     length = training_length(config.train, steps_per_epoch(images.canvas_index, batch_size, images.repeats))
     plan = Plan(*images, batch_size=batch_size, seed=seed, steps=length.steps)
     return TrainingData(train_split, val_split, plan, length)

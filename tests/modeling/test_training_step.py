@@ -183,6 +183,48 @@ def test_float16_scales_its_loss_and_skips_a_step_whose_gradients_overflow(batch
     assert not all(np.array_equal(v, b) for v, b in zip(detector.trainable_variables, before, strict=True))
 
 
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+def test_two_batches_make_the_update_of_one_that_is_twice_as_large(make_tiny_detector, batch, norm):
+    batch = {name: tf.concat([values, values], axis=0) for name, values in batch.items()}
+    batch["image_ids"] = tf.range(4, dtype=tf.int64)
+    # Every image has its eight anchors and eight RoIs.
+    sampled = ("model.rpn.batch_size=8", "model.rpn.ignore_border=false", "model.roi.batch_size=8")
+    runs = []
+    for accumulate in (1, 2):
+        detector = make_tiny_detector(*sampled, f"model.backbone.norm={norm}", f"model.conv_head.norm={norm}")
+        detector.compile(RecipeSGD(0.1, momentum=0.9, l2=1e-3, clip_norm=5.0), accumulate=accumulate, jit_compile=False)
+        detector.optimizer.build(detector.trainable_variables)
+        compute_losses, seen = detector.compute_losses, []
+        detector.compute_losses = lambda part, training, seen=seen, compute_losses=compute_losses: (
+            seen.append(part["image_ids"].shape[0]) or compute_losses(part, training=training)
+        )
+        start = [variable.numpy() for variable in detector.trainable_variables]
+        step = tf.function(detector.train_step, autograph=False)
+        losses = [step(batch) for _ in range(3)]
+        assert seen == [4 // accumulate] * accumulate
+        assert int(detector.optimizer.iterations) == 3
+        runs.append((losses, [variable.numpy() for variable in detector.trainable_variables]))
+    for ours, theirs in zip(runs[1][0], runs[0][0], strict=True):
+        for name in (*LOSS_NAMES, "total_loss"):
+            assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-4, abs=1e-6), name
+    for ours, theirs in zip(runs[1][1], runs[0][1], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert max(np.abs(ours - first).max() for ours, first in zip(runs[1][1], start, strict=True)) > 1e-2
+
+
+def test_a_part_begins_when_the_gradients_of_the_one_before_are_there(make_tiny_detector, batch):
+    """Else TensorFlow computes them beside each other, and needs the memory of the whole batch."""
+    detector = make_tiny_detector()
+    detector.compile(RecipeSGD(0.1), accumulate=2, jit_compile=False)
+    graph = tf.function(detector.train_step, autograph=False).get_concrete_function(batch).graph
+    splits = {output.ref() for op in graph.get_operations() if op.type == "Split" for output in op.outputs}
+    parts = [op for op in graph.get_operations() if op.type == "Identity" and op.inputs[0].ref() in splits]
+    assert [bool(op.control_inputs) for op in parts] == [False] * len(batch) + [True] * len(batch)
+    (barrier,) = {control for op in parts for control in op.control_inputs}
+    waited_for = {op for group in barrier.control_inputs for op in group.control_inputs} | set(barrier.control_inputs)
+    assert len(waited_for) > 20
+
+
 class TrainsItsBiasesToo(DoubleHeadRCNN):
     """A detector whose criterion has one term more."""
 

@@ -3,7 +3,8 @@
     TF_ENABLE_ONEDNN_OPTS=0 python tests/training/overflow_on_replica.py mixed_float16
 
 Prints a line of JSON per step: the loss scale on each replica, whether all weights and slots are finite, the largest
-change of a weight, the updates so far and whether the step before was finite. oneDNN's convolution gradients crash when several CPU devices of one process share them.
+change of a weight, the updates so far, and whether the step before was finite. oneDNN's convolution gradients crash
+when several CPU devices of one process share them.
 """
 
 import json

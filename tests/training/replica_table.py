@@ -7,6 +7,7 @@ any trained weight, moving statistic and momentum after the last step. With mome
 backbone and conv-head, and a frozen first stage. The row "1, reversed" is one device with every batch in reversed
 order: what rounding alone does. With --all-anchors no choice hangs on rounding: every anchor and every RoI counts.
 With --recompute the replicas compute their heads twice, the one device does not.
+--accumulate lets several devices take each batch in so many parts, with --group-norm in the place of batch norms.
 """
 
 import argparse
@@ -28,6 +29,7 @@ OVERRIDES = (
     "model.conv_head.norm=sync",
     "model.rpn.anchor_ratios=[1.0]",
 )
+GROUP_NORM = ("model.backbone.norm=group", "model.conv_head.norm=group")
 ALL_ANCHORS = (
     "model.rpn.batch_size=1000",
     "model.rpn.positive_fraction=1.0",
@@ -79,10 +81,12 @@ def train(args):
     if args.fast_tracing:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     strategy = make_strategy(args, tf)
-    config = load_config(overrides=[*conftest.TINY, *OVERRIDES, *(ALL_ANCHORS if args.all_anchors else ())])
+    overrides = [*OVERRIDES, *(ALL_ANCHORS if args.all_anchors else ()), *(GROUP_NORM if args.group_norm else ())]
+    config = load_config(overrides=[*conftest.TINY, *overrides])
     with strategy.scope():
         detector = assemble_detector(config.model, num_classes=3, recompute_heads=args.recompute)
-        detector.compile(RecipeSGD(0.01, momentum=0.9, l2=1e-3, clip_norm=5.0), jit_compile=False)
+        optimizer = RecipeSGD(0.01, momentum=0.9, l2=1e-3, clip_norm=5.0)
+        detector.compile(optimizer, accumulate=args.accumulate, jit_compile=False)
         detector.optimizer.build(detector.trainable_variables)
     start = {v.path: keras.ops.convert_to_numpy(v) for v in detector.variables}
     losses = []
@@ -129,9 +133,11 @@ def start_children(args, path, *, devices=1, workers=1, order="plain"):
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     command = [sys.executable, __file__, "--steps", str(args.steps), "--devices", str(devices), "--write", str(path)]
     command += ["--workers", str(workers), "--order", order]
-    command += [f"--{name.replace('_', '-')}" for name in ("all_anchors", "fast_tracing") if getattr(args, name)]
     if args.recompute and (devices, workers) != (1, 1):
         command.append("--recompute")
+    flags = ("all_anchors", "fast_tracing", "group_norm")
+    command += [f"--{name.replace('_', '-')}" for name in flags if getattr(args, name)]
+    command += ["--accumulate", str(args.accumulate if devices > 1 else 1)]
     # oneDNN's convolution gradients crash when several CPU devices of one process share them.
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONPATH": str(TESTS.parent)}
     children = []
@@ -159,7 +165,7 @@ def compare(ours, theirs):
     found = {"loss": float((np.abs(ours["losses"] - theirs["losses"]) / np.maximum(theirs["losses"], 1e-3)).max())}
     for kind in ("weight", "statistic", "momentum"):
         names = [name for name in theirs if name.startswith(f"{kind} ")]
-        found[kind] = max(float(np.abs(ours[name] - theirs[name]).max()) for name in names)
+        found[kind] = max((float(np.abs(ours[name] - theirs[name]).max()) for name in names), default=0.0)
     return found
 
 
@@ -168,7 +174,8 @@ def frozen_and_moved(run):
     change = {name: float(np.abs(value - run[f"start {name.split(' ', 1)[1]}"]).max())
               for name, value in run.items() if name.startswith(("weight ", "statistic "))}  # fmt: skip
     frozen = [name for name in change if "backbone/stem" in name or "c2_block" in name]
-    largest = {kind: max(v for name, v in change.items() if name.startswith(kind)) for kind in ("weight", "statistic")}
+    kinds = ("weight", "statistic")
+    largest = {kind: max((v for name, v in change.items() if name.startswith(kind)), default=0.0) for kind in kinds}
     return {"frozen": bool(frozen) and all(change[name] == 0 for name in frozen), "moved": largest}
 
 
@@ -179,6 +186,8 @@ def main():
     parser.add_argument("--devices", type=int, nargs="*", default=[2, 4])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--group-norm", action="store_true")
     parser.add_argument("--json", action="store_true", help="one line for a test")
     parser.add_argument("--fast-tracing", action="store_true", help="without TensorFlow's graph optimisation")
     for name in ("--write", "--order"):

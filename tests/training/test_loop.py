@@ -288,6 +288,36 @@ def test_steps_without_validation_images_in_a_thread_write_the_last_weights_only
     assert "next: dh-keras predict" in capsys.readouterr().out
 
 
+def test_steps_of_two_batches_are_counted_as_steps_and_resumed_between_them(
+    tmp_path, tiny_shapes, tiny_overrides, short_training, signal_at, capsys
+):
+    overrides = [
+        *tiny_overrides,
+        *short_training,
+        "data.batch_size=2",
+        "train.accumulate=2",
+        "train.epochs=null",
+        "train.steps=3",
+        "train.lr=0.02",
+        "train.pictures=1",
+        f"data.train_annotations={tiny_shapes.train_annotations}",
+        f"data.train_images={tiny_shapes.train_images}",
+    ]
+    config = load_config(overrides=overrides)
+    train(config, output=tmp_path / "whole")
+    lr = config.train.lr * 4 / config.train.base_batch_size
+    said = f"for a batch of {config.train.base_batch_size} -> {lr:g} for a batch of 4 (2 of 2 for one step), warm-up"
+    assert said in capsys.readouterr().out
+    signal_at(2, signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        train(config, output=tmp_path / "run")
+    state = state_of(tmp_path / "run")
+    assert json.loads(str(state["progress"]))["step"] == 2
+    train(None, output=tmp_path / "run", resume=True)
+    assert set(differences(tmp_path / "run", tmp_path / "whole").values()) == {0.0}
+    assert rows_of(tmp_path / "run")[-1]["lr"] == f"{lr:.6g}"
+
+
 def test_a_shorter_last_epoch_is_a_stretch_of_its_own():
     length = Length(steps=25, epochs=3, steps_per_epoch=10)
     assert stretches(0, length) == [(0, 2, 10, 0), (2, 3, 5, 20)]

@@ -77,7 +77,7 @@ def augmented_batches(
     from dh_keras.data.pipeline import plan_batches, steps_per_epoch, train_dataset
 
     dataset = load_coco(annotations, images)
-    shown, batch_size, seed = epoch_images(dataset, config.data), config.data.batch_size, config.train.seed
+    shown, batch_size, seed = epoch_images(dataset, config.data), config.images_per_step, config.train.seed
     epochs = -(-batches // steps_per_epoch(shown.canvas_index, batch_size, shown.repeats))
     order = plan_batches(shown.canvas_index, batch_size=batch_size, epochs=epochs, seed=seed, repeats=shown.repeats)
     plan = shown.indices[order][:batches]
