@@ -112,7 +112,7 @@ def _read_yaml(path: Path) -> Any:
         raise ConfigError(f"config {path}: not valid YAML: {_explain_yaml(error)}") from error
     if not OmegaConf.is_dict(tree):
         raise ConfigError(
-            f"config {path}: expected the keys model, data and train at the top, got {type(tree).__name__}"
+            f"config {path}: expected the keys model, data, train and evaluate at the top, got {type(tree).__name__}"
         )
     for key in PATH_KEYS:
         value = None

@@ -359,6 +359,17 @@ class TrainConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """Measuring AP: during training, with `evaluate` and with `analyze`.
+
+    Args:
+        batch_size: images of equal size that go through the network together, on each device.
+    """
+
+    batch_size: int = option(1, above=0, most=MOST)
+
+
+@dataclass
 class Config:
     """The whole tree.
 
@@ -366,11 +377,13 @@ class Config:
         model: the detector.
         data: images and batches.
         train: optimisation.
+        evaluate: measuring.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     @property
     def images_per_step(self) -> int:

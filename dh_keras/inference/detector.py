@@ -6,6 +6,7 @@ A `ModelDetector` holds a network, a `SavedModelDetector` what was exported of o
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,6 +52,10 @@ class Detector:
 
     # Names of the `HEAD_COMBINATIONS` that `detect_images_by_head` gives, the detector's own first, if there are any.
     head_combinations: tuple[str, ...] = ()
+    # Images that an evaluation puts through together, where it is not told otherwise.
+    batch_size = 1
+    # Devices that detect beside each other, a batch on each.
+    replicas = 1
 
     def __init__(
         self,
@@ -155,34 +160,48 @@ class Detector:
         by_head: bool = False,
         on_images: Callable[[int], Any] | None = None,
         shard: tuple[int, int] = (0, 1),
+        first: int | None = None,
     ) -> dict[str, list[ImageDetections]]:
         """Detect in every image of a dataset, or in a worker's share of them.
 
         Args:
             dataset: its images are read upright, in the frame of their annotations.
-            batch_size: images of equal size that go through the network together.
+            batch_size: images of equal size that go through the network together, on each device.
             by_head: also return the `head_combinations`, if there are any.
             on_images: called with the number of images done, for a progress bar.
             shard: (worker, number of workers): every so many batches, the same batches as one process would make.
+            first: so many images of the dataset; None takes all.
 
         Returns:
             "detections", and with by_head the `head_combinations`: one entry per image, in dataset order.
         """
         found: dict[str, dict[int, ImageDetections]] = {}
-        for indices, images in _equal_size_batches(dataset, batch_size, shard):
-            results = self.detect_images_by_head(images) if by_head else {}
-            own = results[self.head_combinations[0]] if results else self.detect_images(images)
-            for name, of_batch in {**results, "detections": own}.items():
-                for index, result in zip(indices, of_batch, strict=True):
-                    entry = replace(result, image_id=int(dataset.image_ids[index]))
-                    found.setdefault(name, {})[index] = entry
-            if on_images:
-                on_images(len(indices))
+        batches = _equal_size_batches(dataset, batch_size, shard, len(dataset) if first is None else first)
+        while group := list(islice(batches, self.replicas)):
+            results = self._detect_beside([images for _, images in group], by_head)
+            for (indices, _), of_batch in zip(group, results, strict=True):
+                for name, entries in of_batch.items():
+                    for index, entry in zip(indices, entries, strict=True):
+                        entry = replace(entry, image_id=int(dataset.image_ids[index]))
+                        found.setdefault(name, {})[index] = entry
+                if on_images:
+                    on_images(len(indices))
         return {name: [entries[index] for index in sorted(entries)] for name, entries in found.items()}
+
+    def _detect_beside(self, batches: Sequence[np.ndarray], by_head: bool) -> list[dict[str, list[ImageDetections]]]:
+        """Detect in a batch for each replica, or in fewer; see `detect_dataset` for the names."""
+        results = []
+        for images in batches:
+            found = self.detect_images_by_head(images) if by_head else {}
+            own = found[self.head_combinations[0]] if found else self.detect_images(images)
+            results.append({**found, "detections": own})
+        return results
 
 
 class ModelDetector(Detector):
     """A network in this process; its detections are those of the SavedModel that `export_saved_model` makes of it.
+
+    A network that was made under a strategy detects in a dataset on all devices of this machine.
 
     Args:
         model: a built detector.
@@ -214,6 +233,12 @@ class ModelDetector(Detector):
         )
         images = tf.TensorSpec([None, None, None, 3], tf.uint8)
         self._serve_by_head = tf.function(self.module.detect_by_head, input_signature=[images], autograph=False)
+        self._strategy = model.distribute_strategy
+        if self._strategy.num_replicas_in_sync > 1:
+            self.replicas = len(self._strategy.extended.worker_devices)
+        self._serve_beside = tf.function(
+            self._detect_on_replicas, input_signature=[images] * self.replicas, autograph=False
+        )
 
     @classmethod
     def from_run(cls, run: RunFolder, *, precision: str = "float32", target: str | None = None) -> "ModelDetector":
@@ -221,7 +246,9 @@ class ModelDetector(Detector):
         model = assemble_detector(run.config.model, num_classes=len(run.categories))
         load_weights(model, run.weights)
         limits = {"min_size": run.config.data.min_size, "max_size": run.config.data.max_size}
-        return cls(inference_copy(model, precision=precision), run.categories, **limits, target=target)
+        detector = cls(inference_copy(model, precision=precision), run.categories, **limits, target=target)
+        detector.batch_size = run.config.evaluate.batch_size
+        return detector
 
     @property
     def head_combinations(self) -> tuple[str, ...]:
@@ -237,6 +264,20 @@ class ModelDetector(Detector):
         if not self.head_combinations:
             return {}
         return {name: self._read(raw) for name, raw in self._serve_by_head(tf.constant(images)).items()}
+
+    def _detect_beside(self, batches: Sequence[np.ndarray], by_head: bool) -> list[dict[str, list[ImageDetections]]]:
+        if self.replicas == 1 or by_head:
+            return super()._detect_beside(batches, by_head)
+        missing = self.replicas - len(batches)  # the last ones; their devices repeat a batch
+        results = self._serve_beside(*map(tf.constant, [*batches, *batches[-1:] * missing]))
+        return [{"detections": self._read(outputs)} for outputs in results[: len(batches)]]
+
+    def _detect_on_replicas(self, *batches: tf.Tensor) -> tuple[dict[str, tf.Tensor], ...]:
+        """What `serve_images` does of each batch, on a device of its own."""
+        one_each = self._strategy.experimental_distribute_values_from_function(
+            lambda context: batches[context.replica_id_in_sync_group % self.replicas]
+        )
+        return self._strategy.experimental_local_results(self._strategy.run(self.module.detect_images, (one_each,)))
 
 
 class SavedModelDetector(Detector):
@@ -275,11 +316,11 @@ class SavedModelDetector(Detector):
 
 
 def _equal_size_batches(
-    dataset: CocoDataset, batch_size: int, shard: tuple[int, int]
+    dataset: CocoDataset, batch_size: int, shard: tuple[int, int], count: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """A worker's batches of images that have one size, so that no image's padding depends on its neighbours."""
     batches: list[list[int]] = []
-    for index in sorted(range(len(dataset)), key=lambda index: (*dataset.sizes[index].tolist(), index)):
+    for index in sorted(range(min(count, len(dataset))), key=lambda index: (*dataset.sizes[index].tolist(), index)):
         last = batches[-1] if batches else []
         if last and len(last) < batch_size and (dataset.sizes[index] == dataset.sizes[last[0]]).all():
             last.append(index)

@@ -135,6 +135,10 @@ class ServingModule(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detect in decoded RGB images uint8 [B, H, W, 3] of one size; returns what `serve_bytes` does."""
+        return self.detect_images(images)
+
+    def detect_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What `serve_images` does, as a part of another graph."""
         return self._detect(*self._prepare(images, tf.identity))
 
     def detect_by_head(self, images: tf.Tensor) -> dict[str, dict[str, tf.Tensor]]:

@@ -60,7 +60,7 @@ def analyze_run(
     val = load_validation(run, annotations, images)
     print(f"run: {run.path}, {weights.name}\nvalidation data: {val.summary()}")
     detector = ModelDetector.from_run(run)
-    found = detect_with_bar(detector, val, batch_size=run.config.data.batch_size)
+    found = detect_with_bar(detector, val, batch_size=detector.batch_size)
     detections = found["detections"]
     metrics = evaluate_found(val, found, max_detections=detector.max_detections)
     print(format_table(metrics))

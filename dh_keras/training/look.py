@@ -1,6 +1,5 @@
 """What is looked at before and after training: the parameters, a trial evaluation, pictures."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ def format_model_table(model: DoubleHeadRCNN) -> str:
     return "\n".join([*lines, *(f"{part:<12}{all_:>14,}{some:>14,}" for part, all_, some in model_rows(model))])
 
 
-def check_evaluation(detector: Detector, dataset: CocoDataset, *, count: int) -> dict[str, object]:
+def check_evaluation(detector: Detector, dataset: CocoDataset, *, count: int, batch_size: int = 1) -> dict[str, object]:
     """Evaluate a few images before training, so that what fails there does not fail hours later.
 
     Nothing is changed or written.
@@ -44,12 +43,12 @@ def check_evaluation(detector: Detector, dataset: CocoDataset, *, count: int) ->
         detector: with the weights that training begins with.
         dataset: the validation images.
         count: how many of them.
+        batch_size: as in the evaluations to come.
 
     Returns:
         The metrics, which are worth nothing before training.
     """
-    images = image_dataset(dataset, range(min(count, len(dataset)))).as_numpy_iterator()
-    found = [replace(detector(image), image_id=int(dataset.image_ids[index])) for index, image in images]
+    found = detector.detect_dataset(dataset, batch_size=batch_size, first=count)["detections"]
     metrics = evaluate_detections(dataset, found, max_detections=detector.max_detections)
     print(f"evaluation works: {len(found)} validation images, {sum(map(len, found))} detections")
     return metrics

@@ -251,7 +251,7 @@ def _look_first(job: Job) -> None:
     print(format_model_table(job.model))
     config, val = job.run.config, job.data.val
     if job.workers.is_chief and val is not None and config.train.sanity_images:
-        check_evaluation(job.detector, val, count=config.train.sanity_images)
+        check_evaluation(job.detector, val, count=config.train.sanity_images, batch_size=config.evaluate.batch_size)
 
 
 def _fit(job: Job) -> None:

@@ -23,7 +23,14 @@ from dh_keras.training.recording import drop_rows_after
 from dh_keras.training.schedule import Length
 
 # Where the images are and what is written beside the training; nothing that changes a step.
-MAY_CHANGE = (*PATH_KEYS, "data.verify", "train.checkpoint_every", "train.pictures", "train.sanity_images")
+MAY_CHANGE = (
+    *PATH_KEYS,
+    "data.verify",
+    "train.checkpoint_every",
+    "train.pictures",
+    "train.sanity_images",
+    "evaluate.batch_size",
+)
 PROGRESS_KEY = "progress"
 FINGERPRINT_INDICES = 2**24  # more than a hundred epochs of COCO; all of them would take hours for an endless run
 

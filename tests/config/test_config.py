@@ -42,7 +42,7 @@ def test_every_key_is_read_by_the_package(key):
     ("override", "expected"),
     [
         ("model.rpn.nms_treshold=0.7", r"key model\.rpn\.nms_treshold: no such key; expected one of .*nms_iou"),
-        ("trian.lr=1", r"key trian: no such key; expected one of data, model, train"),
+        ("trian.lr=1", r"key trian: no such key; expected one of data, evaluate, model, train"),
         ("train.lr=fast", r"key train\.lr: .*'fast'"),
         ("data.batch_size=2.5", r"key data\.batch_size: .*2\.5"),
         ("model.variant=triple_head", r"key model\.variant: expected one of single_fc, .*got 'triple_head'"),
@@ -72,6 +72,7 @@ def test_every_key_is_read_by_the_package(key):
         ("train.momentum=1.5", r"key train\.momentum: expected a number from 0 to 1, got 1\.5"),
         ("data.batch_size=0", r"key data\.batch_size: expected a number above 0 and at most \d+, got 0"),
         ("model.roi.sampling_ratio=-1", r"key model\.roi\.sampling_ratio: expected a number from 0 to 64, got -1"),
+        ("evaluate.batch_size=0", r"key evaluate\.batch_size: expected a number above 0 and at most \d+, got 0"),
         ("train.accumulate=0", r"key train\.accumulate: expected a number above 0 and at most \d+, got 0"),
         ("train.seed=4294967296", r"key train\.seed: expected a number from 0 to 4294967295, got 4294967296"),
         ("train.steps=0 train.epochs=null", r"key train\.steps: expected a number above 0 and at most \d+, got 0"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dh_keras.commands import evaluate
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.errors import DataError, WriteError
 from dh_keras.inference.detector import Detector, evaluate_detector
@@ -280,6 +281,35 @@ def test_evaluation_of_run_and_saved_model_agree(detector, saved_model, tiny_sha
     for name in ("AP", "AP50", "AR100"):
         assert ours[name] == pytest.approx(theirs[name], abs=1e-3)
     assert "by_head" not in ours
+
+
+def test_two_replicas_detect_what_one_device_detects_in_the_same_order(tiny_shapes):
+    """Of an odd number of batches, so one replica has nothing to do at the end."""
+    script = Path(__file__).with_name("replicas.py")
+    command = [sys.executable, str(script), tiny_shapes.val_annotations, tiny_shapes.val_images]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    report = json.loads(run.stdout.splitlines()[-1])
+    assert (report["one"]["replicas"], report["two"]["replicas"]) == (1, 2)
+    assert report["one"]["batches"] == report["two"]["batches"]
+    assert sum(report["two"]["batches"]) == 6
+    assert report["detections"] > 6
+    assert report["equal"]
+
+
+def test_a_run_is_measured_in_batches_of_its_own_key(tiny_run, tiny_shapes, monkeypatch):
+    seen = []
+
+    def measure(detector, dataset, *, batch_size):
+        seen.append(batch_size)
+        raise DataError("enough")
+
+    monkeypatch.setattr("dh_keras.inference.detector.evaluate_detector", measure)
+    data = ["--annotations", str(tiny_shapes.val_annotations), "--images", str(tiny_shapes.val_images)]
+    for options in ([], ["evaluate.batch_size=3"], ["--batch-size", "2", "evaluate.batch_size=3"]):
+        with pytest.raises(SystemExit):
+            evaluate.main([str(tiny_run), *data, *options])
+    assert seen == [1, 3, 2]
 
 
 def test_four_combinations_of_the_heads_come_from_one_pass(make_tiny_detector, tiny_shapes, tiny_run):

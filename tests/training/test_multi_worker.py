@@ -12,14 +12,17 @@ from replica_table import ALL_ANCHORS
 from test_workers import play
 
 from dh_keras.config.load import load_config
+from dh_keras.config.schema import EvaluateConfig
 from dh_keras.errors import Interrupted
 from dh_keras.evaluation.coco_metrics import evaluate_detections
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.run.classes import Category
+from dh_keras.training import loop
 from dh_keras.training.loop import load_training_data, train
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.workers.facts import config_facts, data_facts
 from dh_keras.training.workers.shared_evaluation import evaluate_together, pack_detections, unpack_detections
+from dh_keras.training.workers.workers import Workers
 
 # Statistics of a worker's own images would differ from those of the whole batch.
 JOB = (
@@ -76,8 +79,11 @@ class FakeDetector:
     def __init__(self, dataset, entries):
         self.entries = entries
         self.model = types.SimpleNamespace(non_trainable_weights=[])
+        self.max_detections = 100
+        self.batch_sizes = []
 
-    def detect_dataset(self, dataset, *, batch_size, on_images, shard):
+    def detect_dataset(self, dataset, *, batch_size, on_images=None, shard=(0, 1), first=None):
+        self.batch_sizes.append(batch_size)
         mine = self.entries[shard[0] :: shard[1]]
         for _ in mine:
             if on_images:
@@ -134,6 +140,20 @@ def test_evaluation_in_shares_gives_the_metrics_of_one_process(data, count):
     )
     assert results == [expected] + [None] * (count - 1)
     assert lost == {}
+
+
+def test_training_measures_in_batches_of_their_own_key(data):
+    config, splits = data
+    config = replace(config, evaluate=EvaluateConfig(batch_size=3))
+    detector = FakeDetector(splits.val, moved_truth(splits.val))
+    evaluate_together(detector, splits.val, config, workers=Workers())
+    job = types.SimpleNamespace(
+        model=None, detector=detector, data=splits, workers=Workers(), run=types.SimpleNamespace(config=config)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "format_model_table", lambda model: "")
+        loop._look_first(job)
+    assert detector.batch_sizes == [3, 3]
 
 
 def test_a_signal_to_one_worker_ends_the_evaluation_on_all(data):

@@ -45,7 +45,7 @@ def evaluate_together(
     with contextlib.suppress(Interrupted):
         found = detector.detect_dataset(
             dataset,
-            batch_size=config.data.batch_size,
+            batch_size=config.evaluate.batch_size,
             on_images=stop.leave_if_asked if stop else None,
             shard=(workers.index, workers.count),
         )
