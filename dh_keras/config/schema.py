@@ -325,6 +325,8 @@ class TrainConfig:
             count updates, and lr follows data.batch_size * accumulate.
         precision: of the layers; "mixed_float16" comes with a dynamic loss scale. Weights, boxes and losses are float32
             in each.
+        deterministic: TensorFlow computes everything the same way every time or refuses to, which is slower; what that
+            means on a GPU is in the training guide.
         recompute: compute the heads a second time for the gradients, which takes longer and needs less memory.
         evaluate_every: epochs between evaluations on the validation images.
         checkpoint_every: steps between checkpoints, so many are lost at most when training is killed; 0 writes them at
@@ -350,6 +352,7 @@ class TrainConfig:
     clip_norm: float = option(0.0, least=0, most=MOST)
     accumulate: int = option(1, above=0, most=MOST)
     precision: str = option("float32", choices=("float32", "mixed_bfloat16", "mixed_float16"))
+    deterministic: bool = False
     recompute: bool = False
     evaluate_every: int = option(1, above=0, most=MOST_STEPS)
     checkpoint_every: int = option(1000, least=0, most=MOST_STEPS)

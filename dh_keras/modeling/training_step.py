@@ -37,7 +37,7 @@ class TrainingStep(BuiltModel):
         self.seed = seed
         self.loss_metrics = {name: keras.metrics.Mean(name=name) for name in (*loss_weights, "total_loss")}
 
-    def compile(self, optimizer: Any, *, accumulate: int = 1, **kwargs: Any) -> None:
+    def compile(self, optimizer: Any, *, accumulate: int = 1, timed: bool = True, **kwargs: Any) -> None:
         """As Keras does; several replicas need an optimizer that takes gradients that are summed already.
 
         Args:
@@ -45,10 +45,12 @@ class TrainingStep(BuiltModel):
             accumulate: so many equal parts of a batch go through the network one after the other, for one update.
                 Losses and gradients are the means of the parts', and those of the whole batch where every image has
                 its full number of sampled anchors and RoIs, and no norm takes statistics of a batch.
+            timed: whether a step says when its batch was there, which TensorFlow refuses to when it is deterministic.
             **kwargs: of Keras.
         """
         super().compile(optimizer=optimizer, **kwargs)
         self.accumulate = accumulate
+        self.timed = timed
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if self.distribute_strategy.num_replicas_in_sync > 1 and not isinstance(inner, TakesSummedGradients):
             raise ValueError(f"`optimizer` must be a `RecipeSGD` under a strategy, got {type(inner).__name__}")
@@ -165,17 +167,19 @@ class TrainingStep(BuiltModel):
         When a loss or a gradient is not finite, on any replica, no weight, slot or step counter changes. Nothing waits
         to find out: `gradient_norm` says so afterwards, and so does what the next step returns as `PREVIOUS_NORM`.
         """
-        with tf.control_dependencies([batch["image_ids"]]):
-            batch_ready_at = tf.timestamp()  # what came before in this step was waiting for data
+        logs = {}
+        if self.timed:
+            with tf.control_dependencies([batch["image_ids"]]):
+                logs["batch_ready_at"] = tf.timestamp()  # what came before in this step was waiting for data
         gradients, losses = self._gradients_and_losses(batch)
         gradients = _sum_over_replicas(gradients)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        logs = {**losses, PREVIOUS_NORM: tf.identity(self.gradient_norm)}
+        logs |= {**losses, PREVIOUS_NORM: tf.identity(self.gradient_norm)}
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which halves its scale instead
             norm = tf.linalg.global_norm(gradients)
             self.gradient_norm.assign(norm)
             self.optimizer.iterations.assign_sub(tf.where(tf.math.is_finite(norm), tf.constant(0, tf.int64), 1))
-        return _for_reduction({**logs, "batch_ready_at": batch_ready_at})
+        return _for_reduction(logs)
 
     def _gradients_and_losses(self, batch: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor | None], dict[str, tf.Tensor]]:
         """Gradients of this replica's share of the objective, of all parts together; mean losses, and their total."""

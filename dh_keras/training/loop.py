@@ -82,6 +82,8 @@ def train(
         begun = open_run(output) if resume else None
         config = config or begun.config
         _check_start(config, output, resume=resume, workers=workers)
+        if config.train.deterministic:  # for the rest of this process
+            tf.config.experimental.enable_op_determinism()
         distribution = make_strategy(strategy)
         config = _resolve(config, begun)
         job = _prepare(config, output, distribution=distribution, begun=begun, init=init, workers=workers)
@@ -240,7 +242,9 @@ def _build(
     )
     if settings.precision == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
         print("note: train.precision mixed_float16 has no fast kernels on a CPU; float32 is quicker here")
-    model.compile(optimizer=optimizer, accumulate=settings.accumulate, jit_compile=False)
+    model.compile(
+        optimizer=optimizer, accumulate=settings.accumulate, timed=not settings.deterministic, jit_compile=False
+    )
     model.optimizer.build(model.trainable_variables)  # mixed_float16 wraps it
     print(f"model: {config.model.variant}, {model.count_params():,} parameters, {data.train.num_classes} classes")
     return model

@@ -98,7 +98,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.length = length
         self.show = show
         self.images_per_second = 0.0
-        self.data_wait = 0.0
+        self.data_wait: float | None = None
         self._steps_seen = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -119,15 +119,16 @@ class ProgressBar(keras.callbacks.Callback):
         """Start the clock of a step."""
         self._start = time.time()
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         """Advance the bar."""
         self._steps_seen += 1
         if self._steps_seen > WARMUP_STEPS:
             self._counted += 1
             self._busy += time.time() - self._start
-            self._waited += max(0.0, float((logs or {})["batch_ready_at"]) - self._start)
             self.images_per_second = self._counted * self.batch_size / self._busy
-            self.data_wait = self._waited / self._busy
+            if "batch_ready_at" in logs:
+                self._waited += max(0.0, logs["batch_ready_at"] - self._start)
+                self.data_wait = self._waited / self._busy
         self._bar.set_postfix(self._shown(), refresh=False)
         self._bar.update()
 
@@ -143,7 +144,10 @@ class ProgressBar(keras.callbacks.Callback):
         return (self.length.steps - self.progress.step) * self.batch_size / self.images_per_second
 
     def vital_signs(self) -> dict[str, float | None]:
-        """images_per_second, data_wait (share of the time), seconds_left, memory_gb and, with a GPU, gpu_memory_gb."""
+        """images_per_second, data_wait, seconds_left, memory_gb and, with a GPU, gpu_memory_gb.
+
+        data_wait is a share of the time; it and seconds_left are None while they are not known.
+        """
         signs = {
             "images_per_second": self.images_per_second,
             "data_wait": self.data_wait,
@@ -158,7 +162,7 @@ class ProgressBar(keras.callbacks.Callback):
         losses = self.progress.mean_losses()
         signs = self.vital_signs()
         shown = {"loss": f"{losses['total_loss']:.3f}", "images/s": f"{signs['images_per_second']:.1f}"}
-        shown["wait"] = f"{signs['data_wait']:.0%}"
+        shown["wait"] = "?" if signs["data_wait"] is None else f"{signs['data_wait']:.0%}"
         left = signs["seconds_left"]
         shown["left"] = "?" if left is None else tqdm.format_interval(left)
         shown["memory"] = f"{signs['memory_gb']:.1f}GB"

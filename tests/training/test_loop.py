@@ -4,8 +4,11 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import keras
@@ -289,10 +292,11 @@ def test_steps_without_validation_images_in_a_thread_write_the_last_weights_only
 
 
 def test_steps_of_two_batches_are_counted_as_steps_and_resumed_between_them(
-    tmp_path, tiny_shapes, tiny_overrides, short_training, signal_at, capsys
+    tmp_path, tiny_overrides, shapes_arguments, short_training, signal_at, capsys
 ):
     overrides = [
         *tiny_overrides,
+        *shapes_arguments,
         *short_training,
         "data.batch_size=2",
         "train.accumulate=2",
@@ -300,8 +304,7 @@ def test_steps_of_two_batches_are_counted_as_steps_and_resumed_between_them(
         "train.steps=3",
         "train.lr=0.02",
         "train.pictures=1",
-        f"data.train_annotations={tiny_shapes.train_annotations}",
-        f"data.train_images={tiny_shapes.train_images}",
+        "train.sanity_images=0",
     ]
     config = load_config(overrides=overrides)
     train(config, output=tmp_path / "whole")
@@ -316,6 +319,42 @@ def test_steps_of_two_batches_are_counted_as_steps_and_resumed_between_them(
     train(None, output=tmp_path / "run", resume=True)
     assert set(differences(tmp_path / "run", tmp_path / "whole").values()) == {0.0}
     assert rows_of(tmp_path / "run")[-1]["lr"] == f"{lr:.6g}"
+
+
+DETERMINISTIC_TWICE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import tensorflow as tf
+from training.run_comparison import differences
+from dh_keras.config.load import load_config
+from dh_keras.training.loop import train
+config = load_config(overrides=sys.argv[3:])
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+first, second = (train(config, output=f"{sys.argv[2]}/{name}").path for name in ("first", "second"))
+print(sorted(set(differences(first, second).values())))
+"""
+
+
+def test_deterministic_training_runs_and_gives_the_same_weights_again(
+    tmp_path, tiny_overrides, shapes_arguments, short_training
+):
+    overrides = [
+        *tiny_overrides,
+        *shapes_arguments,
+        *short_training,
+        "train.deterministic=true",
+        "train.epochs=null",
+        "train.steps=3",
+        "train.pictures=1",
+        "train.sanity_images=0",
+    ]
+    command = [sys.executable, "-c", DETERMINISTIC_TWICE, str(Path(__file__).parents[1]), str(tmp_path), *overrides]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.splitlines()[-1] == "[0.0]"
+    row = rows_of(tmp_path / "first")[-1]
+    assert row["data_wait"] == ""  # TensorFlow's clock is refused
+    assert float(row["images_per_second"]) > 0
 
 
 def test_a_shorter_last_epoch_is_a_stretch_of_its_own():
