@@ -126,6 +126,11 @@ class Plan(NamedTuple):
         random = np.random.default_rng([self.seed, int(number)])
         return self.indices[_plan_epoch(self.canvas_index, self.batch_size, random, self.repeats)][:left]
 
+    def step(self, number: int) -> np.ndarray:
+        """Return int32[batch_size], the images of a step, which is counted from 0."""
+        epoch, row = divmod(number, self.steps_per_epoch)
+        return self.epoch(epoch)[row]
+
     def epochs(self) -> Iterator[np.ndarray]:
         """Every epoch in turn."""
         return map(self.epoch, range(-(-self.steps // self.steps_per_epoch)))

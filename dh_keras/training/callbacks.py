@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 from tqdm import tqdm
 
+from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.pipeline import Plan
 from dh_keras.errors import TrainingError
 from dh_keras.evaluation.coco_metrics import format_number
 from dh_keras.modeling.training_step import PREVIOUS_NORM
@@ -35,15 +36,16 @@ class StepCounter(keras.callbacks.Callback):
         progress: of the run.
         stop: notes the signals.
         workers: all of them end after the same step.
-        image_ids: int64 [steps, B], of the images of every step.
+        dataset, plan: the images of every step.
     """
 
-    def __init__(self, *, progress: Progress, stop: StopRequest, workers: Workers, image_ids: np.ndarray):
+    def __init__(self, *, progress: Progress, stop: StopRequest, workers: Workers, dataset: CocoDataset, plan: Plan):
         super().__init__()
         self.progress = progress
         self.stop = stop
         self.workers = workers
-        self.image_ids = image_ids
+        self.dataset = dataset
+        self.plan = plan
         self._unsettled: dict[str, float] | None = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
@@ -80,7 +82,7 @@ class StepCounter(keras.callbacks.Callback):
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             step = self.progress.step
-            ids = " ".join(map(str, self.image_ids[step - 1].tolist()))
+            ids = " ".join(map(str, self.dataset.image_ids[self.plan.step(step - 1)].tolist()))
             raise TrainingError(f"non-finite {' '.join(bad)} at step {step}, image ids [{ids}]; {_ADVICE}")
         self._unsettled = None
 

@@ -277,7 +277,7 @@ def _fit(job: Job) -> None:
             evaluate = functools.partial(evaluate_together, job.detector, data.val, config, workers=workers, stop=stop)
         if workers.is_chief:
             cut_back(job.run, progress)
-        counter = StepCounter(progress=progress, stop=stop, workers=workers, image_ids=data.train.image_ids[data.plan])
+        counter = StepCounter(progress=progress, stop=stop, workers=workers, dataset=data.train, plan=data.plan)
         given = {"run": job.run, "progress": progress, "length": data.length, "evaluate": evaluate}
         recorder = EvaluationHelper(**given)
         if workers.is_chief:
