@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from dh_keras.modeling.constants import ROI_DELTA_WEIGHTS
 from dh_keras.modeling.ops.boxes import clip_boxes, decode_boxes
+from dh_keras.modeling.ops.indexing import count_up
 from dh_keras.modeling.ops.nms import class_aware_nms
 
 
@@ -73,7 +74,7 @@ def select_detections(
 
     Args:
         rois: float32 [R, 4], pixels of the resized image.
-        image_index: int32 [R].
+        image_index: integers [R].
         probs: float32 [R, K].
         box_deltas: float32 [R, K, 4]; the box of a class comes from that class's deltas.
         image_sizes: int32 [B, 2] (height, width) of the unpadded images.
@@ -83,10 +84,9 @@ def select_detections(
         geometry: see `clip_boxes`.
     """
     candidates = tf.where(probs > score_threshold)
-    roi = candidates[:, 0]
-    classes = tf.cast(candidates[:, 1], tf.int32)
+    roi, classes = candidates[:, 0], candidates[:, 1]
     scores = tf.gather_nd(probs, candidates)
-    image = tf.gather(image_index, roi)
+    image = tf.gather(tf.cast(image_index, tf.int64), roi)
     boxes = decode_boxes(tf.gather_nd(box_deltas, candidates), tf.gather(rois, roi), weights=ROI_DELTA_WEIGHTS)
     boxes = clip_boxes(boxes[:, None, :], tf.gather(image_sizes, image), geometry=geometry)[:, 0, :]
 
@@ -96,22 +96,25 @@ def select_detections(
         kept, valid = class_aware_nms(
             own_boxes, own_scores, own_classes, max_output=max_detections, iou_threshold=nms_iou
         )
-        kept = kept[: tf.reduce_sum(tf.cast(valid, tf.int32))]
-        count = tf.shape(kept)[0]
-        missing = max_detections - count
 
-        def pad(x: tf.Tensor) -> tf.Tensor:
-            return tf.pad(tf.gather(x, kept), [[0, missing]] + [[0, 0]] * (x.shape.rank - 1))
+        def rows(x: tf.Tensor) -> tf.Tensor:
+            # The kept ones, then zeros. One more row is there to be taken when there is no candidate.
+            taken = tf.gather(tf.concat([x, tf.zeros([1, *x.shape[1:]], x.dtype)], axis=0), kept)
+            return tf.where(valid if x.shape.rank == 1 else valid[:, None], taken, tf.zeros([], x.dtype))
 
-        return Detections(pad(own_boxes), pad(own_scores), pad(own_classes), count)
+        count = tf.reduce_sum(tf.cast(valid, tf.int64))
+        return Detections(rows(own_boxes), rows(own_scores), rows(own_classes), count)
 
-    return tf.map_fn(
+    found = tf.map_fn(
         select,
-        tf.range(tf.shape(image_sizes)[0]),
+        count_up(tf.shape(image_sizes)[0]),
         fn_output_signature=Detections(
             tf.TensorSpec([max_detections, 4], tf.float32),
             tf.TensorSpec([max_detections], tf.float32),
-            tf.TensorSpec([max_detections], tf.int32),
-            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([max_detections], tf.int64),
+            tf.TensorSpec([], tf.int64),
         ),
+    )
+    return found._replace(
+        classes=tf.cast(found.classes, tf.int32), num_detections=tf.cast(found.num_detections, tf.int32)
     )

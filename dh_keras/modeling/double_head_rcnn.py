@@ -165,7 +165,7 @@ class DoubleHeadRCNN(TrainingStep):
         Args:
             pyramid: from `extract_features`.
             rois: float32 [R, 4], pixels of the resized image.
-            image_index: int32 [R].
+            image_index: integers [R].
             training: whether unfrozen batch norms use batch statistics.
             kinds: the kinds of heads to run.
 
@@ -195,7 +195,7 @@ class DoubleHeadRCNN(TrainingStep):
             training: whether unfrozen batch norms use batch statistics.
 
         Returns:
-            "proposals" (a `Proposals`), "rois" float32 [R, 4] (the valid proposals, flat), "image_index" int32 [R], and
+            "proposals" (a `Proposals`), "rois" float32 [R, 4] (the valid proposals, flat), "image_index" int64 [R], and
             the outputs of `run_heads`. Where the fc-head scores and the conv-head only places boxes, R counts just the
             RoIs that some class scores above the threshold: the others cannot become detections.
         """

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from dh_keras.modeling.constants import LOSSES
+from dh_keras.modeling.ops.indexing import pick
 
 
 def loss_weights(head_weights: Mapping[str, float]) -> dict[str, float]:
@@ -60,12 +61,11 @@ def box_loss(
 
 
 def class_loss(logits: tf.Tensor, class_targets: tf.Tensor, normalizer: tf.Tensor) -> tf.Tensor:
-    """Softmax cross entropy of RoIs: logits float32 [R, K + 1], class_targets int32 [R]; a scalar."""
+    """Softmax cross entropy of RoIs: logits float32 [R, K + 1], class_targets integers [R]; a scalar."""
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(class_targets, logits)
     return tf.reduce_sum(entropy) / normalizer
 
 
 def class_specific_deltas(deltas: tf.Tensor, class_targets: tf.Tensor) -> tf.Tensor:
     """Deltas of each RoI's own class: [R, K, 4] to [R, 4]; background rows are arbitrary but finite."""
-    num_classes = tf.shape(deltas)[1]
-    return tf.gather(deltas, tf.minimum(class_targets, num_classes - 1), batch_dims=1)
+    return pick(deltas, tf.minimum(class_targets, deltas.shape[1] - 1))

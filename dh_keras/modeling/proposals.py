@@ -28,8 +28,9 @@ class Proposals(NamedTuple):
     valid: tf.Tensor
 
     def flat(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The valid ones, image after image: rois float32 [R, 4] and image_index int32 [R]."""
-        return tf.boolean_mask(self.boxes, self.valid), tf.cast(tf.where(self.valid)[:, 0], tf.int32)
+        """The valid ones, image after image: rois float32 [R, 4] and image_index int64 [R]."""
+        places = tf.where(self.valid)
+        return tf.gather_nd(self.boxes, places), places[:, 0]
 
 
 def pyramid_anchors(

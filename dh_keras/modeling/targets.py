@@ -20,7 +20,7 @@ class AnchorTargets(NamedTuple):
     """Sampled anchors of a batch.
 
     Args:
-        indices: int32 [B, S] into the anchors of all levels.
+        indices: int64 [B, S] into the anchors of all levels.
         valid: bool [B, S], False where there were fewer candidates.
         is_foreground: bool [B, S].
         box_targets: float32 [B, S, 4] deltas; zero where not foreground.
@@ -37,8 +37,8 @@ class RoITargets(NamedTuple):
 
     Args:
         rois: float32 [R, 4], pixels of the resized image.
-        image_index: int32 [R].
-        class_targets: int32 [R], K for background.
+        image_index: int64 [R].
+        class_targets: int64 [R], K for background.
         is_foreground: bool [R].
         box_targets: float32 [R, 4] deltas; zero where not foreground.
     """
@@ -51,7 +51,8 @@ class RoITargets(NamedTuple):
 
     def foreground(self, *, rows: int | tf.Tensor | None = None) -> "RoITargets":
         """Only the foreground RoIs, in the same order; with rows, then blank RoIs up to that number, no foreground."""
-        chosen = [tf.boolean_mask(values, self.is_foreground) for values in self]
+        places = tf.where(self.is_foreground)[:, 0]
+        chosen = [tf.gather(values, places) for values in self]
         return RoITargets(*(chosen if rows is None else (pad_rows(values, rows) for values in chosen)))
 
 
@@ -103,7 +104,7 @@ def anchor_targets(
         match,
         (gt_boxes, gt_valid, on_canvas),
         parallel_iterations=1,
-        fn_output_signature=tf.TensorSpec([None], tf.int32),
+        fn_output_signature=tf.TensorSpec([None], tf.int64),
     )
     indices, is_foreground, valid = sample_balanced(
         (matches >= 0) & candidate,
@@ -157,13 +158,15 @@ def roi_targets(
     rois = tf.gather(candidates, indices, batch_dims=1)
     matched = tf.gather(matches, indices, batch_dims=1)
     box_targets = _matched_deltas(rois, gt_boxes, matched, is_foreground, ROI_DELTA_WEIGHTS)
-    classes = _gather_matched(gt_classes, matched)
+    classes = tf.where(is_foreground, tf.cast(_gather_matched(gt_classes, matched), tf.int64), num_classes)
+    places = tf.where(valid)
+    class_targets = tf.gather_nd(classes, places)
     return RoITargets(
-        rois=tf.boolean_mask(rois, valid),
-        image_index=tf.cast(tf.where(valid)[:, 0], tf.int32),
-        class_targets=tf.boolean_mask(tf.where(is_foreground, classes, num_classes), valid),
-        is_foreground=tf.boolean_mask(is_foreground, valid),
-        box_targets=tf.boolean_mask(box_targets, valid),
+        rois=tf.gather_nd(rois, places),
+        image_index=places[:, 0],
+        class_targets=class_targets,
+        is_foreground=class_targets < num_classes,
+        box_targets=tf.gather_nd(box_targets, places),
     )
 
 

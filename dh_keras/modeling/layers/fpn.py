@@ -48,7 +48,7 @@ class FPN(keras.layers.Layer):
         ]
         for index in range(len(merged) - 2, -1, -1):
             size = tf.shape(merged[index])
-            upsampled = tf.repeat(tf.repeat(merged[index + 1], 2, axis=1), 2, axis=2)
+            upsampled = _repeat_twice(_repeat_twice(merged[index + 1], axis=1), axis=2)
             merged[index] += upsampled[:, : size[1], : size[2], :]
         pyramid = {
             level: convolve_with(output, x, training=training)
@@ -56,3 +56,11 @@ class FPN(keras.layers.Layer):
         }
         pyramid["P6"] = pyramid["P5"][:, ::2, ::2, :]
         return pyramid
+
+
+def _repeat_twice(features: tf.Tensor, *, axis: int) -> tf.Tensor:
+    """`tf.repeat` along an axis of [B, H, W, C], whose gradient computes no shapes on the device."""
+    shape = tf.unstack(tf.shape(features))
+    pairs = tf.broadcast_to(tf.expand_dims(features, axis + 1), [*shape[: axis + 1], 2, *shape[axis + 1 :]])
+    shape[axis] *= 2
+    return tf.reshape(pairs, [*shape[:3], features.shape[-1]])

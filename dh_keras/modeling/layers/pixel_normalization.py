@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from dh_keras.modeling.ops.indexing import count_up
+
 
 @keras.saving.register_keras_serializable(package="dh_keras")
 class PixelNormalization(keras.layers.Layer):
@@ -38,6 +40,7 @@ class PixelNormalization(keras.layers.Layer):
             pixels = tf.reverse(pixels, axis=[-1])
         pixels = (pixels - tf.constant(self.mean)) / tf.constant(self.std)
         shape = tf.shape(images)
-        rows = tf.sequence_mask(image_sizes[:, 0], shape[1])[:, :, None, None]
-        columns = tf.sequence_mask(image_sizes[:, 1], shape[2])[:, None, :, None]
+        sizes = tf.cast(image_sizes, tf.float32)[:, None, None, None]
+        rows = count_up(shape[1], tf.float32)[:, None, None] < sizes[..., 0]
+        columns = count_up(shape[2], tf.float32)[:, None] < sizes[..., 1]
         return tf.cast(tf.where(rows & columns, pixels, 0.0), self.compute_dtype)

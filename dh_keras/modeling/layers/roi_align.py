@@ -35,7 +35,7 @@ class RoIAlign(keras.layers.Layer):
         Args:
             pyramid: "P2".."P5", float [B, H, W, C].
             rois: float32 [R, 4], pixels of the resized image; R may be 0.
-            image_index: int32 [R], image of each RoI.
+            image_index: integers [R], image of each RoI.
             training: False leaves the gradient out of the graph.
 
         Returns:

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from dh_keras.modeling.ops.convolution import convolve_with
+from dh_keras.modeling.ops.indexing import count_up, map_sizes, on_host, pick
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
@@ -65,43 +66,46 @@ class RPNHead(keras.layers.Layer):
 
         Args:
             pyramid: "P2".."P6", float [B, H, W, C].
-            indices: int32 [B, S], into the anchors of all levels, one level after the other.
+            indices: integers [B, S], into the anchors of all levels, one level after the other.
 
         Returns:
             Those entries of what `call` returns: objectness_logits float32 [B, S], anchor_deltas float32 [B, S, 4].
         """
-        patches, anchor = self._patches(pyramid, indices)
+        patches, anchor = self._patches(pyramid, tf.cast(indices, tf.int64))
         kernel = tf.reshape(tf.cast(self.conv.kernel, patches.dtype), [-1, self.channels])
         hidden = tf.nn.relu(tf.nn.bias_add(tf.matmul(patches, kernel), tf.cast(self.conv.bias, patches.dtype)))
         hidden = hidden[:, None, None, :]
-        shape = tf.concat([tf.shape(indices), [self.anchors_per_cell]], axis=0)
-        logits = tf.reshape(self.objectness_predictor(hidden), shape)
-        deltas = tf.reshape(self.delta_predictor(hidden), tf.concat([shape, [4]], axis=0))
-        return tf.gather(logits, anchor, batch_dims=2), tf.gather(deltas, anchor, batch_dims=2)
+        logits = tf.reshape(self.objectness_predictor(hidden), [-1, self.anchors_per_cell])
+        deltas = tf.reshape(self.delta_predictor(hidden), [-1, self.anchors_per_cell, 4])
+        shape = tf.shape(indices)
+        return tf.reshape(pick(logits, anchor), shape), tf.reshape(pick(deltas, anchor), [shape[0], shape[1], 4])
 
     def _patches(self, pyramid: dict[str, tf.Tensor], indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The 3x3 surroundings [B * S, 9 * C] of the anchors' cells, and which anchor of its cell each is, [B, S]."""
+        """The 3x3 surroundings [B * S, 9 * C] of the anchors' cells, and which anchor of its cell each is, [B * S]."""
         maps = list(pyramid.values())
-        sizes = tf.stack([tf.shape(features)[1:3] for features in maps])
-        cells = sizes[:, 0] * sizes[:, 1]
-        first_anchor = tf.cumsum(cells * self.anchors_per_cell, exclusive=True)
-        level = tf.reduce_sum(tf.cast(indices[..., None] >= first_anchor[1:], tf.int32), axis=-1)
-        cell, anchor = tf.unstack(
-            _divide(indices - tf.gather(first_anchor, level), tf.constant(self.anchors_per_cell)), axis=0
-        )
-        row, column = tf.unstack(_divide(cell, tf.gather(sizes[:, 1], level)), axis=0)
-        # Every map gets a frame of zeros, as its convolution pads it; then all of them are one table of cells.
-        framed = sizes + 2
-        first_cell = tf.cumsum(framed[:, 0] * framed[:, 1], exclusive=True)
+        sizes = map_sizes(maps)
+        with on_host():
+            # Every map gets a frame of zeros, as its convolution pads it; then all of them are one table of cells.
+            framed_cells = tf.reduce_prod(sizes + 2, axis=1)
+            first_anchor = tf.cumsum(tf.reduce_prod(sizes, axis=1) * self.anchors_per_cell, exclusive=True)
+            numbers = tf.stack([first_anchor, sizes[:, 1], tf.cumsum(framed_cells, exclusive=True)], axis=1)
+            cells_per_image = tf.reduce_sum(framed_cells)
+        level = tf.reduce_sum(tf.cast(indices[..., None] >= numbers[1:, 0], tf.int64), axis=-1)
+        numbers = tf.gather(numbers, level)
+        first_anchor, width, first_cell = (numbers[..., column] for column in range(3))
+        cell, anchor = _divide(indices - first_anchor, self.anchors_per_cell)
+        row, column = _divide(cell, width)
         batch, channels = tf.shape(maps[0])[0], maps[0].shape[-1]
         padded = [tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]]) for features in maps]
         table = tf.concat([tf.reshape(features, [batch, -1, channels]) for features in padded], axis=1)
-        width = tf.gather(framed[:, 1], level)
-        corner = tf.gather(first_cell, level) + row * width + column
-        places = corner[..., None, None] + tf.range(3)[:, None] * width[..., None, None] + tf.range(3)
-        return tf.reshape(tf.gather(table, places, batch_dims=1), [-1, 9 * channels]), anchor
+        width += 2
+        corner = count_up(batch)[:, None] * cells_per_image + first_cell + row * width + column
+        nearby = tf.range(3, dtype=tf.int64)
+        places = corner[..., None, None] + nearby[:, None] * width[..., None, None] + nearby
+        patches = tf.gather_nd(tf.reshape(table, [-1, channels]), places[..., None])
+        return tf.reshape(patches, [-1, 9 * channels]), tf.reshape(anchor, [-1])
 
 
-def _divide(values: tf.Tensor, divisor: tf.Tensor) -> tf.Tensor:
-    """Quotient and remainder, stacked."""
-    return tf.stack([values // divisor, values % divisor])
+def _divide(values: tf.Tensor, divisor: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Quotient and remainder."""
+    return values // divisor, values % divisor

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from dh_keras.modeling.constants import LEVEL_STRIDES, SIZE_DIVISOR
 from dh_keras.modeling.ops.cell_anchors import cell_anchors
+from dh_keras.modeling.ops.indexing import count_up
 
 
 def grid_anchors(
@@ -24,8 +25,7 @@ def grid_anchors(
         float32 [rows * columns * A, 4], pixels of the resized image; anchors may cross its border.
     """
     base = tf.constant(cell_anchors(size, ratios, stride, geometry=geometry))
-    rows = tf.cast(tf.range(grid_size[0]) * stride, tf.float32)
-    columns = tf.cast(tf.range(grid_size[1]) * stride, tf.float32)
+    rows, columns = (count_up(grid_size[axis], tf.float32) * stride for axis in range(2))
     y, x = tf.meshgrid(rows, columns, indexing="ij")
     shifts = tf.stack([y, x, y, x], axis=-1)
     return tf.reshape(shifts[:, :, None, :] + base, [-1, 4])
@@ -56,7 +56,7 @@ def anchors_on_canvas(anchors: dict[str, tf.Tensor], image_sizes: tf.Tensor) -> 
     Returns:
         By level, bool [B, N].
     """
-    canvases = tf.cast(-(-image_sizes // SIZE_DIVISOR) * SIZE_DIVISOR, tf.float32)[:, None]
+    canvases = tf.math.ceil(tf.cast(image_sizes, tf.float32) / SIZE_DIVISOR)[:, None] * SIZE_DIVISOR
     on_canvas = {}
     for level, boxes in anchors.items():
         stride = LEVEL_STRIDES[level]

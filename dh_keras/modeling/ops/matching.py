@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from dh_keras.modeling.constants import MATCH_BACKGROUND, MATCH_IGNORE
+from dh_keras.modeling.ops.indexing import count_up
 
 
 def match_boxes(
@@ -26,14 +27,14 @@ def match_boxes(
         low_quality_own_box: they take the ground truth that they are the best of instead; the last one if several.
 
     Returns:
-        int32 [..., N]: index into G, `MATCH_BACKGROUND` or `MATCH_IGNORE`. An image without ground truth is background.
+        int64 [..., N]: index into G, `MATCH_BACKGROUND` or `MATCH_IGNORE`. An image without ground truth is background.
     """
     # A padded column of -1 keeps reduce_max and argmax defined for G = 0 and for images without valid boxes.
     iou = tf.where(gt_valid[..., None, :], iou, -1.0)
     no_column = tf.fill(tf.concat([tf.shape(iou)[:-1], [1]], axis=0), -1.0)
     iou = tf.concat([iou, no_column], axis=-1)
     best_iou = tf.reduce_max(iou, axis=-1)
-    best_gt = tf.argmax(iou, axis=-1, output_type=tf.int32)
+    best_gt = tf.argmax(iou, axis=-1)
     foreground = best_iou >= foreground_iou
     if low_quality_iou is not None:
         best_of_gt = tf.reduce_max(iou, axis=-2, keepdims=True)
@@ -41,7 +42,8 @@ def match_boxes(
         is_best_of_any = tf.reduce_any(is_best, axis=-1)
         foreground |= is_best_of_any
         if low_quality_own_box:
-            own_gt = tf.reduce_max(tf.where(is_best, tf.range(tf.shape(iou)[-1]), -1), axis=-1)
-            best_gt = tf.where(is_best_of_any, own_gt, best_gt)
-    unmatched = tf.where(best_iou < background_iou, MATCH_BACKGROUND, MATCH_IGNORE)
+            # As float32, which holds these numbers exactly in half the memory.
+            own_gt = tf.reduce_max(tf.where(is_best, count_up(tf.shape(iou)[-1], tf.float32), -1.0), axis=-1)
+            best_gt = tf.where(is_best_of_any, tf.cast(own_gt, tf.int64), best_gt)
+    unmatched = tf.where(best_iou < background_iou, tf.constant(MATCH_BACKGROUND, tf.int64), MATCH_IGNORE)
     return tf.where(foreground, best_gt, unmatched)

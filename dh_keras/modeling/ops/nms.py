@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from dh_keras.modeling.ops.indexing import count_up
+
 # Boxes that `move_apart` puts into one quadrant have less IoU than this.
 NO_OVERLAP = 1e-12
 # Every four groups that are moved apart are this much larger than the four before.
@@ -38,7 +40,8 @@ def nms(
         pad_to_max_output_size=True,
     )
     # A GPU's kernel takes a threshold of -inf for none, and keeps what has that score, after all else.
-    valid = (tf.range(max_output) < count) & (tf.gather(scores, indices) > float("-inf"))
+    counted = count_up(max_output) < tf.cast(count, tf.int64)
+    valid = counted & (tf.gather(scores, indices) > float("-inf"))
     return tf.where(valid, indices, 0), valid
 
 
@@ -53,7 +56,7 @@ def class_aware_nms(
     Args:
         boxes: float32 [N, 4], pixels.
         scores: float32 [N].
-        groups: int32 [N], class (or pyramid level) of each box, 0 or more.
+        groups: integers [N], class (or pyramid level) of each box, 0 or more.
         max_output, iou_threshold: see `nms`.
 
     Returns:
@@ -61,8 +64,9 @@ def class_aware_nms(
     """
     # reduce_max of nothing is -inf; a leading zero keeps the offset finite for N = 0.
     extent = tf.reduce_max(tf.concat([[0.0], tf.reshape(tf.abs(boxes), [-1])], axis=0)) + 1.0
-    num_groups = tf.reduce_max(tf.concat([[0], groups], axis=0)) + 1
-    columns = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(num_groups, tf.float32))), tf.int32)
+    groups = tf.cast(groups, tf.int64)
+    num_groups = tf.reduce_max(tf.concat([tf.zeros([1], tf.int64), groups], axis=0)) + 1
+    columns = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(num_groups, tf.float32))), tf.int64)
     places = tf.stack([groups // columns, groups % columns] * 2, axis=1)
     return nms(
         boxes + tf.cast(places, boxes.dtype) * (2.0 * extent),

@@ -20,15 +20,17 @@ from dh_keras.modeling.constants import (
     ROI_OUTPUT_SIZE,
 )
 from dh_keras.modeling.ops.boxes import box_area
+from dh_keras.modeling.ops.indexing import count_up, map_sizes, on_host
+from dh_keras.modeling.ops.machine import pad_rows
 
 
 class AxisWeights(NamedTuple):
     """Weights along one axis.
 
     Args:
-        cells: int32 [R, S, E], row or column of the feature map.
+        cells: int64 [R, S, E], row or column of the feature map.
         weights: float32 [R, S, E], each cell's share of the bin's average.
-        counts: int32 [R], how many of the E entries of a bin can be non-zero, or None for all.
+        counts: int64 [R], how many of the E entries of a bin can be non-zero, or None for all.
     """
 
     cells: tf.Tensor
@@ -43,12 +45,12 @@ def roi_levels(rois: tf.Tensor) -> tf.Tensor:
         rois: float32 [R, 4], pixels, before they are scaled for a head.
 
     Returns:
-        int32 [R], 0 for P2 .. 3 for P5.
+        int64 [R], 0 for P2 .. 3 for P5.
     """
     size = tf.sqrt(box_area(rois))
     level = tf.floor(CANONICAL_ROI_LEVEL + tf.math.log(size / CANONICAL_ROI_SIZE + 1e-6) / tf.math.log(2.0))
     first = int(ROI_LEVELS[0][1:])
-    return tf.clip_by_value(tf.cast(level, tf.int32) - first, 0, len(ROI_LEVELS) - 1)
+    return tf.clip_by_value(tf.cast(level, tf.int64) - first, 0, len(ROI_LEVELS) - 1)
 
 
 def roi_align(
@@ -66,8 +68,8 @@ def roi_align(
     Args:
         features_per_level: float [B, H, W, C] for each of "P2".."P5"; other keys are left alone.
         rois: float32 [R, 4], pixels of the resized image, already scaled for the head; may lie outside the image.
-        image_index: int32 [R], which of the B images an RoI belongs to.
-        levels: int32 [R], from `roi_levels` of the unscaled RoIs.
+        image_index: integers [R], which of the B images an RoI belongs to.
+        levels: integers [R], from `roi_levels` of the unscaled RoIs.
         sampling_ratio: samples per bin and axis; 0 takes ceil(bin size in cells).
         geometry: "continuous" shifts samples by half a cell; "legacy" does not, ends an RoI at its last inclusive
             pixel and makes it at least one cell high and wide.
@@ -79,18 +81,21 @@ def roi_align(
     """
     num_rois = tf.shape(rois)[0]
     # A sparse matrix without entries or rows breaks the kernels of the product: an empty RoI stands in.
-    missing = tf.maximum(1 - num_rois, 0)
-    rois = tf.pad(tf.stop_gradient(rois), [[0, missing], [0, 0]])
-    image_index, levels = (tf.pad(x, [[0, missing]]) for x in (image_index, levels))
+    arrays = (tf.stop_gradient(rois), tf.cast(image_index, tf.int64), tf.cast(levels, tf.int64))
+    rois, image_index, levels = (pad_rows(array, tf.maximum(num_rois, 1)) for array in arrays)
 
     maps = [features_per_level[level] for level in ROI_LEVELS]
     channels = maps[0].shape[-1]
     table = tf.concat([tf.reshape(tf.cast(m, tf.float32), [-1, channels]) for m in maps], axis=0)
-    sizes = tf.stack([tf.shape(m)[1:3] for m in maps])
-    cells_per_level = tf.shape(maps[0])[0] * sizes[:, 0] * sizes[:, 1]
-    map_size = tf.gather(sizes, levels)
-    first_cell = tf.gather(tf.cumsum(cells_per_level, exclusive=True), levels)
-    first_cell += image_index * map_size[:, 0] * map_size[:, 1]
+    sizes = map_sizes(maps)
+    batch = tf.shape(maps[0])[0]
+    with on_host():
+        cells_per_map = sizes[:, 0] * sizes[:, 1]
+        first_of_level = tf.cumsum(tf.cast(batch, tf.int64) * cells_per_map, exclusive=True)
+        numbers = tf.concat([sizes, cells_per_map[:, None], first_of_level[:, None]], axis=1)
+    numbers = tf.gather(numbers, levels)
+    map_size = numbers[:, :2]
+    first_cell = numbers[:, 3] + image_index * numbers[:, 2]
     strides = tf.gather(tf.constant([float(LEVEL_STRIDES[level]) for level in ROI_LEVELS]), levels)
 
     vertical = _axis_weights(rois[:, 0], rois[:, 2], strides, map_size[:, 0], sampling_ratio, geometry)
@@ -120,11 +125,13 @@ def _axis_weights(
 
 
 def _sample_positions(
-    start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor, samples: tf.Tensor, max_samples: int | tf.Tensor
+    start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor, samples: tf.Tensor, sample: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Positions [R, S, max_samples] in cells, moved onto the map, and the share of the bin's mean that each has."""
-    samples = tf.cast(samples, tf.float32)[:, None, None]
-    sample = tf.range(max_samples, dtype=tf.float32)[None, None, :]
+    """Positions [R, S, samples] in cells, moved onto the map, and the share of the bin's mean that each has.
+
+    Of the numbers in sample, those below an RoI's own, in samples [R], count.
+    """
+    samples = samples[:, None, None]
     bins = tf.range(ROI_OUTPUT_SIZE, dtype=tf.float32)[None, :, None]
     position = start[:, None, None] + (bins + (sample + 0.5) / tf.maximum(samples, 1.0)) * bin_size[:, None, None]
     map_size = map_size[:, None, None]
@@ -135,43 +142,44 @@ def _sample_positions(
 
 def _fixed_weights(start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor, samples: int) -> AxisWeights:
     """Two entries, the cells on either side, for each of a fixed number of samples."""
-    position, share = _sample_positions(start, bin_size, map_size, tf.fill(tf.shape(start), samples), samples)
+    # As a constant it would be folded into others, and positions would round differently from one graph to the next.
+    per_roi = tf.fill(tf.shape(start), float(samples))
+    position, share = _sample_positions(start, bin_size, map_size, per_roi, tf.range(samples, dtype=tf.float32))
     low = tf.floor(position)
     high = tf.minimum(low + 1.0, map_size[:, None, None] - 1.0)
     fraction = position - low
     cells = tf.concat([low, high], axis=-1)
     weights = tf.concat([share * (1.0 - fraction), share * fraction], axis=-1)
-    return AxisWeights(tf.cast(cells, tf.int32), weights, counts=None)
+    return AxisWeights(tf.cast(cells, tf.int64), weights, counts=None)
 
 
 def _adaptive_weights(start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor) -> AxisWeights:
     """As many samples as the bin spans cells, so n samples touch at most n + 1 neighbouring cells."""
-    samples = tf.maximum(tf.cast(tf.math.ceil(bin_size), tf.int32), 0)
+    samples = tf.maximum(tf.cast(tf.math.ceil(bin_size), tf.int64), 0)
     max_samples = tf.maximum(tf.reduce_max(samples), 1)  # also when all RoIs are empty
-    position, share = _sample_positions(start, bin_size, map_size, samples, max_samples)
-    first = tf.floor(position[:, :, :1])
-    cells = first + tf.range(max_samples + 1, dtype=tf.float32)
+    offsets = count_up(max_samples + 1, tf.float32)
+    position, share = _sample_positions(start, bin_size, map_size, tf.cast(samples, tf.float32), offsets[:-1])
+    cells = tf.floor(position[:, :, :1]) + offsets
     # A sample's bilinear weight for a cell is a hat function of their distance.
     hat = tf.maximum(1.0 - tf.abs(position[:, :, :, None] - cells[:, :, None, :]), 0.0)
     weights = tf.reduce_sum(share[:, :, :, None] * hat, axis=2)
     cells = tf.minimum(cells, map_size[:, None, None] - 1.0)
-    return AxisWeights(tf.cast(cells, tf.int32), weights, counts=samples + 1)
+    return AxisWeights(tf.cast(cells, tf.int64), weights, counts=samples + 1)
 
 
 def _assemble_dense(
     first_cell: tf.Tensor, map_width: tf.Tensor, vertical: AxisWeights, horizontal: AxisWeights
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sparse indices [nnz, 2] and values [nnz] where every bin has the same number of entries."""
-    cells = (
-        first_cell[:, None, None, None, None]
-        + (vertical.cells * map_width[:, None, None])[:, :, None, :, None]
-        + horizontal.cells[:, None, :, None, :]
-    )
+    cells = (first_cell[:, None, None] + vertical.cells * map_width[:, None, None])[
+        :, :, None, :, None
+    ] + horizontal.cells[:, None, :, None, :]
     values = vertical.weights[:, :, None, :, None] * horizontal.weights[:, None, :, None, :]
     shape = tf.shape(values)
-    entries = shape[3] * shape[4]
-    rows = tf.repeat(tf.range(shape[0] * shape[1] * shape[2]), entries)
-    return tf.cast(tf.stack([rows, tf.reshape(cells, [-1])], axis=1), tf.int64), tf.reshape(values, [-1])
+    rows = count_up(shape[0] * shape[1] * shape[2])[:, None]
+    cells = tf.reshape(cells, [-1, shape[3] * shape[4]])
+    indices = tf.stack([tf.broadcast_to(rows, tf.shape(cells)), cells], axis=-1)
+    return tf.reshape(indices, [-1, 2]), tf.reshape(values, [-1])
 
 
 def _assemble_ragged(
@@ -179,25 +187,37 @@ def _assemble_ragged(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sparse indices and values where the number of entries depends on the RoI; unused entries are never built."""
     bins = ROI_OUTPUT_SIZE * ROI_OUTPUT_SIZE
-    per_bin = vertical.counts * horizontal.counts
-    per_roi = per_bin * bins
-    roi = tf.repeat(tf.range(tf.shape(per_roi)[0]), per_roi)
-    within_roi = tf.range(tf.shape(roi)[0]) - tf.gather(tf.cumsum(per_roi, exclusive=True), roi)
-    per_bin, columns = tf.gather(per_bin, roi), tf.gather(horizontal.counts, roi)
-    bin_index, within_bin = within_roi // per_bin, within_roi % per_bin
-    at_vertical = tf.stack([roi, bin_index // ROI_OUTPUT_SIZE, within_bin // columns], axis=1)
-    at_horizontal = tf.stack([roi, bin_index % ROI_OUTPUT_SIZE, within_bin % columns], axis=1)
-    cells = (
-        tf.gather(first_cell, roi)
-        + tf.gather_nd(vertical.cells, at_vertical) * tf.gather(map_width, roi)
-        + tf.gather_nd(horizontal.cells, at_horizontal)
-    )
-    values = tf.gather_nd(vertical.weights, at_vertical) * tf.gather_nd(horizontal.weights, at_horizontal)
-    return tf.cast(tf.stack([roi * bins + bin_index, cells], axis=1), tf.int64), values
+    rows = (first_cell[:, None, None] + vertical.cells * map_width[:, None, None], vertical.weights)
+    num_entries = tf.shape(horizontal.cells)[2]
+    columns = (horizontal.cells, horizontal.weights)
+    # First the rows of all bins, then the columns of all rows.
+    roi, within_roi = _members(vertical.counts * bins)
+    rows_per_bin = tf.gather(vertical.counts, roi)
+    bin_index, row = within_roi // rows_per_bin, within_roi % rows_per_bin
+    at_row = tf.stack([roi, bin_index // ROI_OUTPUT_SIZE, row], axis=1)
+    row_cells, row_weights = (tf.gather_nd(x, at_row) for x in rows)
+    with on_host():
+        entries = tf.cast(num_entries, tf.int64)
+    first_column = (roi * ROI_OUTPUT_SIZE + bin_index % ROI_OUTPUT_SIZE) * entries
+    row, column = _members(tf.gather(horizontal.counts, roi))
+    column += tf.gather(first_column, row)
+    column_cells, column_weights = (tf.gather(tf.reshape(x, [-1]), column) for x in columns)
+    matrix_row = tf.gather(roi * bins + bin_index, row)
+    values = tf.gather(row_weights, row) * column_weights
+    return tf.stack([matrix_row, tf.gather(row_cells, row) + column_cells], axis=1), values
+
+
+def _members(counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """For every member of groups of so many members each (int64 [groups]), its group and its number within."""
+    ends = tf.cumsum(counts)
+    member = count_up(ends[-1])
+    group = tf.searchsorted(ends, member, side="right", out_type=tf.int64)
+    return group, member - tf.gather(ends - counts, group)
 
 
 def _csr_matrix(indices: tf.Tensor, values: tf.Tensor, num_rows: tf.Tensor, num_columns: tf.Tensor) -> tf.Tensor:
-    dense_shape = tf.cast(tf.stack([num_rows, num_columns]), tf.int64)
+    with on_host():
+        dense_shape = tf.cast(tf.stack([num_rows, num_columns]), tf.int64)
     return tf.raw_ops.SparseTensorToCSRSparseMatrix(indices=indices, values=values, dense_shape=dense_shape)
 
 

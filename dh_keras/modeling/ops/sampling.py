@@ -5,6 +5,8 @@ Every image has its own seed, so what is sampled from it does not depend on its 
 
 import tensorflow as tf
 
+from dh_keras.modeling.ops.indexing import on_host
+
 # Where seeds of runs and steps do not reach.
 _DRAW_BIT = 60
 
@@ -36,7 +38,7 @@ def sample_balanced(
         foreground_fraction: at most this share of size is foreground.
 
     Returns:
-        indices int32 [B, S], foreground first, S = min(size, N); is_foreground bool [B, S]; valid bool [B, S]. Fewer
+        indices int64 [B, S], foreground first, S = min(size, N); is_foreground bool [B, S]; valid bool [B, S]. Fewer
         candidates than S leave invalid entries at the end of a row.
     """
     count = tf.shape(foreground)[1]
@@ -49,10 +51,13 @@ def sample_balanced(
     most = tf.minimum(max_foreground(size, foreground_fraction), drawn)
     foreground_noise, foreground_indices = tf.math.top_k(tf.where(foreground, noise, -1.0), k=most)
     background_noise, background_indices = tf.math.top_k(tf.where(background, noise, -1.0), k=drawn)
-    indices = tf.concat([foreground_indices, background_indices], axis=1)
+    indices = tf.concat([tf.cast(x, tf.int64) for x in (foreground_indices, background_indices)], axis=1)
     valid = tf.concat([foreground_noise, background_noise], axis=1) >= 0.0
     # Move what was drawn to the front, foreground first, and cut to size.
-    order = tf.argsort(tf.cast(~valid, tf.int32), axis=1, stable=True)[:, :drawn]
+    _, order = tf.math.top_k(tf.cast(valid, tf.float32), k=drawn)  # of equals the first comes first
+    order = tf.cast(order, tf.int64)
+    with on_host():
+        most = tf.cast(most, tf.int64)
     is_foreground = order < most
     valid = tf.gather(valid, order, batch_dims=1)
     return tf.gather(indices, order, batch_dims=1), is_foreground & valid, valid

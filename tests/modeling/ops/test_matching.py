@@ -20,7 +20,7 @@ def match(iou, valid=None, low_quality_iou=None, low_quality_own_box=False, fore
         low_quality_iou=low_quality_iou,
         low_quality_own_box=low_quality_own_box,
     )
-    assert matches.dtype == tf.int32
+    assert matches.dtype == tf.int64
     return matches.numpy().tolist()
 
 

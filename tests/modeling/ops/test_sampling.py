@@ -17,7 +17,7 @@ def sample(foreground, background, *, seeds=None, size=8, foreground_fraction=0.
         size=size,
         foreground_fraction=foreground_fraction,
     )
-    assert indices.dtype == tf.int32
+    assert indices.dtype == tf.int64
     return indices.numpy(), is_foreground.numpy(), valid.numpy()
 
 

@@ -1,0 +1,37 @@
+"""Whole numbers where a GPU can use them, and picking by them.
+
+With a GPU, TensorFlow computes in the host's memory what is int32, and on the device what is int64. So what has an
+entry per box, anchor or cell is int64; sizes of tensors, which are known on the host, are computed there.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import tensorflow as tf
+
+
+def on_host() -> AbstractContextManager:
+    """Where arithmetic of sizes runs. Call `tf.shape` outside of it: it would fetch the whole tensor."""
+    return tf.device("CPU:0")
+
+
+def count_up(count: int | tf.Tensor, dtype: tf.DType = tf.int64) -> tf.Tensor:
+    """The numbers 0 .. count - 1 on the device; count is an integer scalar, such as an entry of a shape."""
+    with on_host():  # where the operation wants it
+        count = tf.cast(count, dtype)
+    return tf.range(tf.zeros([], dtype), count, tf.ones([], dtype))
+
+
+def map_sizes(maps: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Rows and columns of feature maps [B, H, W, C]: int64 [maps, 2], on the host."""
+    sizes = [tf.shape(features)[1:3] for features in maps]
+    with on_host():
+        return tf.cast(tf.stack(sizes), tf.int64)
+
+
+def pick(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """Of each row of values [R, K, ...] the entry at its index (integers [R]): [R, ...].
+
+    The gradient of `tf.gather` with batch_dims would compute shapes on the device and fetch them.
+    """
+    return tf.gather_nd(values, tf.stack([count_up(tf.shape(values)[0]), tf.cast(index, tf.int64)], axis=1))
