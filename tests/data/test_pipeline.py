@@ -114,6 +114,7 @@ def test_a_plan_by_epochs_is_the_same_as_the_table_of_all_steps(repeats):
         rows = list(plan.rows(start).as_numpy_iterator())
         np.testing.assert_array_equal(rows, table[start:steps])
     assert list(plan.rows(steps)) == []
+    assert all(np.array_equal(plan.step(step), table[step]) for step in (0, 1, steps - 1))
 
 
 def test_a_plan_without_an_end_is_begun_at_once(folder):

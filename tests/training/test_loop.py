@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import keras
@@ -191,6 +192,17 @@ def test_an_exploding_run_stops_with_the_loss_and_keeps_its_folder(
     assert (tmp_path / "run" / "config.yaml").is_file()
 
 
+def count_steps(progress, image_ids):
+    """A counter of steps that see two of these images each, in their order."""
+    return StepCounter(
+        progress=progress,
+        stop=StopRequest(lambda: 0, ""),
+        workers=Workers(),
+        dataset=SimpleNamespace(image_ids=np.array(image_ids)),
+        plan=SimpleNamespace(step=lambda number: np.array([2 * number, 2 * number + 1])),
+    )
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_loss_that_is_not_finite_is_said_whatever_the_ids_of_its_images(
     make_tiny_detector, batch, monkeypatch, steps
@@ -199,12 +211,7 @@ def test_a_loss_that_is_not_finite_is_said_whatever_the_ids_of_its_images(
     monkeypatch.setattr(fitting, "find_bad_image", lambda dataset, positions: pytest.fail("read all images"))
     detector, progress = make_tiny_detector(), Progress()
     monkeypatch.setattr(detector, "weighted_total", lambda losses: float("nan") * tf.add_n(list(losses.values())))
-    counter = StepCounter(
-        progress=progress,
-        stop=StopRequest(lambda: 0, ""),
-        workers=Workers(),
-        image_ids=np.array([[-7, 12], [3, 4], [5, 6]]),
-    )
+    counter = count_steps(progress, [-7, 12, 3, 4, 5, 6])
     with pytest.raises(TrainingError, match=r"^non-finite gradient at step 1, image ids \[-7 12\]; lower train\.lr"):
         fit(
             detector,
@@ -223,9 +230,7 @@ def test_nothing_is_saved_of_a_step_that_is_not_finite(make_tiny_detector, batch
     """Its losses are: without a look at its gradients the checkpoint would count it."""
     detector, progress = make_tiny_detector(), Progress()
     monkeypatch.setattr(detector, "weighted_total", lambda losses: float("nan") * tf.add_n(list(losses.values())))
-    counter = StepCounter(
-        progress=progress, stop=StopRequest(lambda: 0, ""), workers=Workers(), image_ids=np.array([[1, 2]] * 9)
-    )
+    counter = count_steps(progress, [1, 2] * 9)
     length = Length(steps=9, epochs=1, steps_per_epoch=9)
     recorder = RunRecorder(
         run=RunFolder(tmp_path, load_config(overrides=["train.checkpoint_every=1"]), ()),
