@@ -45,7 +45,8 @@ class TrainingStep(BuiltModel):
             accumulate: so many equal parts of a batch go through the network one after the other, for one update.
                 Losses and gradients are the means of the parts', and those of the whole batch where every image has
                 its full number of sampled anchors and RoIs, and no norm takes statistics of a batch.
-            timed: whether a step says when its batch was there, which TensorFlow refuses to when it is deterministic.
+            timed: whether a step says how many seconds it waited for its batch, by this worker's own clock, which
+                TensorFlow refuses to when it is deterministic.
             **kwargs: of Keras.
         """
         super().compile(optimizer=optimizer, **kwargs)
@@ -169,8 +170,9 @@ class TrainingStep(BuiltModel):
         """
         logs = {}
         if self.timed:
+            begun = tf.timestamp()  # depends on nothing, so it is read before the batch is taken from the queue
             with tf.control_dependencies([batch["image_ids"]]):
-                logs["batch_ready_at"] = tf.timestamp()  # what came before in this step was waiting for data
+                logs["data_wait"] = tf.timestamp() - begun
         gradients, losses = self._gradients_and_losses(batch)
         gradients = _sum_over_replicas(gradients)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))

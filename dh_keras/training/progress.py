@@ -126,8 +126,8 @@ class ProgressBar(keras.callbacks.Callback):
             self._counted += 1
             self._busy += time.time() - self._start
             self.images_per_second = self._counted * self.batch_size / self._busy
-            if "batch_ready_at" in logs:
-                self._waited += max(0.0, logs["batch_ready_at"] - self._start)
+            if "data_wait" in logs:  # the mean of all workers
+                self._waited += logs["data_wait"]
                 self.data_wait = self._waited / self._busy
         self._bar.set_postfix(self._shown(), refresh=False)
         self._bar.update()

@@ -19,7 +19,7 @@ def losses_of(detector, batch, steps):
     history = []
     for _ in range(steps):
         detector.reset_metrics()
-        history.append({name: float(value) for name, value in step(batch).items() if name != "batch_ready_at"})
+        history.append({name: float(value) for name, value in step(batch).items() if name != "data_wait"})
     return history
 
 

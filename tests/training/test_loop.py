@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from training.run_comparison import differences, rows_of, state_of
 
 from dh_keras.config.load import load_config
 from dh_keras.errors import DataError, Interrupted, TrainingError
+from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.run.run_folder import RunFolder, next_free_run, open_run
 from dh_keras.run.weights import initialize_weights
 from dh_keras.training import fitting
@@ -192,6 +194,24 @@ def test_an_exploding_run_stops_with_the_loss_and_keeps_its_folder(
     assert (tmp_path / "run" / "config.yaml").is_file()
 
 
+def test_a_step_says_how_many_seconds_it_waited_for_its_batch(make_tiny_detector, batch, monkeypatch):
+    detector, waited = make_tiny_detector(), []
+    gradients = [tf.zeros(variable.shape) for variable in detector.trainable_variables]
+    losses = dict.fromkeys((*LOSS_NAMES, "total_loss"), tf.constant(0.0))
+    monkeypatch.setattr(detector, "_gradients_and_losses", lambda batch: (gradients, losses))
+
+    def slowly(number):
+        time.sleep(0.4)
+        return number
+
+    numbers = tf.data.Dataset.range(3).map(lambda number: tf.numpy_function(slowly, [number], tf.int64))
+    batches = numbers.map(lambda number: {**batch, "image_ids": batch["image_ids"] + tf.ensure_shape(number, [])})
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: waited.append(logs["data_wait"]))
+    detector.fit(batches, steps_per_epoch=3, epochs=1, callbacks=[note], shuffle=False, verbose=0)
+    assert all(0.3 < seconds < 5.0 for seconds in waited[1:])
+    assert len(waited) == 3
+
+
 def count_steps(progress, image_ids):
     """A counter of steps that see two of these images each, in their order."""
     return StepCounter(
@@ -328,6 +348,7 @@ def test_steps_of_two_batches_are_counted_as_steps_and_resumed_between_them(
 
 DETERMINISTIC_TWICE = """
 import sys
+import time
 sys.path.insert(0, sys.argv[1])
 import tensorflow as tf
 from training.run_comparison import differences

@@ -149,13 +149,13 @@ def test_the_bar_shows_speed_waiting_time_left_and_memory(monkeypatch, capsys):
     bar.on_epoch_begin(1)
     losses = dict.fromkeys((*LOSS_NAMES, "total_loss"), 0.25)
     # The first step takes nine seconds and says nothing about speed; the clock is asked for it only once.
-    for ready_at in (0.0, 9.5, 20.5):
+    for waited in (8.0, 0.5, 1.75):
         bar.on_train_batch_begin(0)
         progress.add_step(losses)
-        bar.on_train_batch_end(0, {**losses, "batch_ready_at": ready_at})
+        bar.on_train_batch_end(0, {**losses, "data_wait": waited})
     bar.on_epoch_end(1)
-    # Steps of 9 to 10 and 12 to 20 seconds; waiting until 9.5 and 20.5.
     signs = bar.vital_signs()
+    assert signs["data_wait"] == pytest.approx((0.5 + 1.75) / 9)
     assert signs["images_per_second"] == pytest.approx(2 * 4 / 9)
     assert signs["seconds_left"] == pytest.approx(12 * 4.5)
     assert 0.2 < signs["memory_gb"] < 50

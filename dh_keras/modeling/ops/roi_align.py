@@ -23,6 +23,9 @@ from dh_keras.modeling.ops.boxes import box_area
 from dh_keras.modeling.ops.indexing import count_up, map_sizes, on_host
 from dh_keras.modeling.ops.machine import pad_rows
 
+# Two cells hold four samples that are half a cell apart; one more for each end, and one for rounding.
+_SAMPLES_NEAR_A_CELL = 7
+
 
 class AxisWeights(NamedTuple):
     """Weights along one axis.
@@ -154,15 +157,28 @@ def _fixed_weights(start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor, s
 
 
 def _adaptive_weights(start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor) -> AxisWeights:
-    """As many samples as the bin spans cells, so n samples touch at most n + 1 neighbouring cells."""
+    """As many samples as the bin spans cells, so n samples touch at most n + 1 neighbouring cells.
+
+    What is computed for an RoI grows with the number of its cells along the axis, not with its square.
+    """
     samples = tf.maximum(tf.cast(tf.math.ceil(bin_size), tf.int64), 0)
     max_samples = tf.maximum(tf.reduce_max(samples), 1)  # also when all RoIs are empty
     offsets = count_up(max_samples + 1, tf.float32)
-    position, share = _sample_positions(start, bin_size, map_size, tf.cast(samples, tf.float32), offsets[:-1])
-    cells = tf.floor(position[:, :, :1]) + offsets
+    per_roi = tf.cast(samples, tf.float32)
+    first, _ = _sample_positions(start, bin_size, map_size, per_roi, tf.zeros([1]))
+    cells = tf.floor(first) + offsets
+    # Samples are at least half a cell apart where there are several, so few lie less than a cell from one.
+    bins = tf.range(ROI_OUTPUT_SIZE, dtype=tf.float32)[None, :, None]
+    begin = start[:, None, None] + bins * bin_size[:, None, None]
+    per_cell = (per_roi / tf.maximum(bin_size, 1e-6))[:, None, None]
+    nearest = tf.maximum(tf.floor((cells - 1.0 - begin) * per_cell - 0.5), 0.0)
+    near = nearest[..., None] + count_up(tf.minimum(max_samples, _SAMPLES_NEAR_A_CELL), tf.float32)
+    shape = tf.shape(near)
+    near = tf.reshape(near, [shape[0], ROI_OUTPUT_SIZE, -1])
+    position, share = _sample_positions(start, bin_size, map_size, per_roi, near)
     # A sample's bilinear weight for a cell is a hat function of their distance.
-    hat = tf.maximum(1.0 - tf.abs(position[:, :, :, None] - cells[:, :, None, :]), 0.0)
-    weights = tf.reduce_sum(share[:, :, :, None] * hat, axis=2)
+    hat = tf.maximum(1.0 - tf.abs(tf.reshape(position, shape) - cells[..., None]), 0.0)
+    weights = tf.reduce_sum(tf.reshape(share, shape) * hat, axis=3)
     cells = tf.minimum(cells, map_size[:, None, None] - 1.0)
     return AxisWeights(tf.cast(cells, tf.int64), weights, counts=samples + 1)
 

@@ -250,3 +250,16 @@ def test_the_gradient_is_the_same_to_the_last_bit_each_time(features, sampling_r
     assert np.abs(first).max() > 1
     for _ in range(4):
         np.testing.assert_array_equal(gradient(), first)
+
+
+def test_what_is_computed_grows_with_the_length_of_the_longest_roi_not_with_its_square():
+    """One RoI of 500 cells in a bin among 20 small ones; the largest tensor of the graph has 7 samples a cell."""
+    rois = [[0.0, 0.0, 14_000.0, 8.0]] + [[0.0, 0.0, 20.0, 20.0]] * 20
+    with tf.Graph().as_default() as graph:
+        features = {f"P{level}": tf.zeros([1, 3600 >> level - 2, 4, 1]) for level in range(2, 6)}
+        index = tf.zeros([len(rois)], tf.int64)
+        roi_align(features, tf.constant(rois), index, index, sampling_ratio=0)
+        tensors = [output for op in graph.get_operations() for output in op.outputs if output.dtype.is_floating]
+        with tf.compat.v1.Session() as session:
+            largest = max(session.run([tf.size(tensor) for tensor in tensors]))
+    assert largest <= len(rois) * 7 * 501 * 7
