@@ -25,6 +25,8 @@ def validate_config(config: Config) -> None:
         ConfigError: naming the key's path, what was expected, and what was given.
     """
     for key, value, limits in options(config):
+        numbers = not isinstance(value, list) or all(isinstance(item, int | float) for item in value)
+        _require(numbers, key, "a list of numbers", value)  # OmegaConf takes lists and keys inside of one
         _require(is_finite(value), key, "finite numbers" if isinstance(value, list) else "a finite number", value)
         _require(limits.allow(value), key, limits.expected, value)
     _validate_backbone(config.model.backbone)
