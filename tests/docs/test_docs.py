@@ -137,7 +137,7 @@ def test_every_key_is_in_the_reference_with_its_description():
     rows = {key: row for rows in reference.config_sections().values() for key, *row in rows}
     assert sorted(rows) == sorted(LEAVES)
     assert all(len(text) > 5 for *_, text in rows.values())
-    assert rows["model.roi.conv_scale"] == ["1.3", "a number above 0", "the same for a conv-head."]
+    assert rows["model.roi.conv_scale"] == ["1.3", "a number above 0 and at most 100", "the same for a conv-head."]
     assert rows["train.precision"][1] == "one of float32, mixed_bfloat16, mixed_float16"
     assert rows["data.filter_empty"][1] == ""
     assert rows["data.train_annotations"][0] == "null"
