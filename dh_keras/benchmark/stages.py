@@ -114,7 +114,7 @@ class _Stages:
         return outputs
 
     def propose(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-        """First stage: the pyramid, rois float32 [R, 4] and image_index int32 [R]."""
+        """First stage: the pyramid, rois float32 [R, 4] and image_index int64 [R]."""
         detector = self.detector
 
         def backbone(images: tf.Tensor, image_sizes: tf.Tensor) -> dict[str, tf.Tensor]:

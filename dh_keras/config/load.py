@@ -184,8 +184,9 @@ def _explain(error: Exception, base: Any, change: Any) -> str:
         parent, siblings = key.rpartition(".")[0], None
         with contextlib.suppress(OmegaConfBaseException):  # a name that looks like an interpolation
             siblings = OmegaConf.select(base, parent) if parent else base
-        expected = f"; expected one of {', '.join(sorted(siblings))}" if OmegaConf.is_dict(siblings) else ""
-        return f"key {key:.80}: no such key{expected}"
+        if OmegaConf.is_dict(siblings):
+            return f"key {key:.80}: no such key; expected one of {', '.join(sorted(siblings))}"
+        return f"key {key:.80}: no such key"
     if key:
         return f"key {key}: {_first_line(error)}"
     for section in dict.fromkeys(key.rpartition(".")[0] for key in flatten(Config())):
