@@ -107,7 +107,7 @@ def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor, *, size: int, stride
         float [size, size, C, F].
     """
     channels, filters = inputs.shape[-1], upstream.shape[-1]
-    if stride > 1:  # picking every second cell costs more than TensorFlow's kernel loses
+    if stride > 1 and size > 1:  # picking cells for each place costs more than TensorFlow's kernel loses
         return tf.raw_ops.Conv2DBackpropFilter(
             input=_frame(inputs, size),
             filter_sizes=[size, size, channels, filters],
@@ -116,6 +116,8 @@ def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor, *, size: int, stride
             padding="VALID",
         )
     if size == 1:
+        # TensorFlow's kernel for these strides writes beyond its memory for a single image of an even size.
+        inputs = tf.nn.max_pool2d(inputs, 1, stride, "VALID") if stride > 1 else inputs
         product = _product(tf.reshape(inputs, [-1, channels]), tf.reshape(upstream, [-1, filters]))
         return product[None, None]
     height, width = inputs.shape[1:3]

@@ -1,5 +1,9 @@
 """Our convolution against TensorFlow's and PyTorch's padding, and its gradients against TensorFlow's."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -144,3 +148,22 @@ def test_only_a_training_step_without_a_gpu_has_our_gradient(monkeypatch):
     assert "Conv2DBackpropFilter" in kinds(differentiable=False)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
     assert "Conv2DBackpropFilter" in kinds(differentiable=True)
+
+
+def test_strides_on_a_single_image_of_even_size_do_not_write_beyond_their_memory():
+    """TensorFlow's own kernel for this gradient does, which the C library notices when it is told to look."""
+    script = """
+import tensorflow as tf
+from dh_keras.modeling.ops.convolution import kernel_gradient
+inputs = tf.random.stateless_normal([1, 24, 32, 8], [1, 2])
+upstream = tf.random.stateless_normal([1, 12, 16, 16], [3, 4])
+expected = tf.einsum("nhwc,nhwf->cf", inputs[:, ::2, ::2], upstream)
+for _ in range(20):
+    found = kernel_gradient(inputs, upstream, size=1, stride=2)
+    tf.debugging.assert_near(found[0, 0], expected, 1e-4, 1e-4)
+"""
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.check=3"}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr[-500:]
