@@ -48,8 +48,12 @@ def normalized(path: str) -> str:
 
 
 def matching(pattern: str) -> list[str]:
-    """Return what a pattern of names matches, unsorted; ** stands for any folders."""
+    """Return what a pattern of names matches, unsorted; ** stands for any folders, and what exists for itself."""
     if not is_remote(pattern):
+        path = Path(pattern)
+        known = next((one for one in (path, *path.parents[:-1]) if os.path.exists(one)), None)
+        if known is not None:  # a [ in the name of a folder is none of the pattern
+            pattern = os.path.join(glob.escape(str(known)), *path.parts[len(known.parts) :])
         return glob.glob(pattern, recursive=True)
     path = to_path(pattern)
     return [path.fs.unstrip_protocol(name) for name in path.fs.glob(path.path)]

@@ -6,6 +6,7 @@ import pytest
 
 from dh_keras.errors import DataError
 from dh_keras.inference.prediction.sources import Shard, describe_left_out, list_sources, plan_chunks, plan_items
+from dh_keras.paths import matching
 
 
 @pytest.fixture
@@ -63,6 +64,18 @@ def test_a_file_that_is_named_twice_counts_once_at_its_first_place(tree):
     assert names(list_sources(["deep/c.jpeg", "**/*.j*g", str(tree / "b.jpg")])) == [
         *("deep/c.jpeg", "b.jpg", "deep/er/d.jpg", "x[1].jpg")
     ]
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tree):
+    for name in ("set [v2]/a.jpg", "set [v2]/deep/b.jpg", "set v/c.jpg"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    assert names(list_sources(["set [v2]/*.jpg"])) == ["set [v2]/a.jpg"]
+    assert names(list_sources([f"{tree}/set [v2]/**/*.jpg"])) == [
+        *(f"{tree}/set [v2]/a.jpg", f"{tree}/set [v2]/deep/b.jpg")
+    ]
+    assert matching("set [v2]/a.jpg") == ["set [v2]/a.jpg"]
+    assert sorted(matching("set *v*/*.jpg")) == ["set [v2]/a.jpg", "set v/c.jpg"]
 
 
 def test_a_list_names_a_file_in_each_line(tree):
