@@ -38,7 +38,7 @@ class TrainingStep(BuiltModel):
         self.loss_metrics = {name: keras.metrics.Mean(name=name) for name in (*loss_weights, "total_loss")}
 
     def compile(self, optimizer: Any, *, accumulate: int = 1, timed: bool = True, **kwargs: Any) -> None:
-        """As Keras does; several replicas need an optimizer that takes gradients that are summed already.
+        """As Keras does.
 
         Args:
             optimizer: of the weights.
@@ -52,9 +52,6 @@ class TrainingStep(BuiltModel):
         super().compile(optimizer=optimizer, **kwargs)
         self.accumulate = accumulate
         self.timed = timed
-        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        if self.distribute_strategy.num_replicas_in_sync > 1 and not isinstance(inner, TakesSummedGradients):
-            raise ValueError(f"`optimizer` must be a `RecipeSGD` under a strategy, got {type(inner).__name__}")
         with self.distribute_strategy.scope():
             # Not finite when the last step was not, and so changed nothing; finite with a loss scale.
             self.gradient_norm = tf.Variable(
@@ -165,8 +162,9 @@ class TrainingStep(BuiltModel):
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Forward, losses, gradients, update; returns the losses of this step.
 
-        When a loss or a gradient is not finite, on any replica, no weight, slot or step counter changes. Nothing waits
-        to find out: `gradient_norm` says so afterwards, and so does what the next step returns as `PREVIOUS_NORM`.
+        When a loss or a gradient is not finite, on any replica, `RecipeSGD` changes no weight, slot or step counter; an
+        optimizer of Keras takes zeros in the place of the gradients. Nothing waits to find out: `gradient_norm` says so
+        afterwards, and so does what the next step returns as `PREVIOUS_NORM`.
         """
         logs = {}
         if self.timed:
@@ -175,13 +173,24 @@ class TrainingStep(BuiltModel):
                 logs["data_wait"] = tf.timestamp() - begun
         gradients, losses = self._gradients_and_losses(batch)
         gradients = _sum_over_replicas(gradients)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self._apply(gradients)
         logs |= {**losses, PREVIOUS_NORM: tf.identity(self.gradient_norm)}
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which halves its scale instead
             norm = tf.linalg.global_norm(gradients)
             self.gradient_norm.assign(norm)
             self.optimizer.iterations.assign_sub(tf.where(tf.math.is_finite(norm), tf.constant(0, tf.int64), 1))
         return _for_reduction(logs)
+
+    def _apply(self, gradients: Sequence[tf.Tensor | None]) -> None:
+        """Update the weights by gradients that are the same on every replica."""
+        optimizer = self.optimizer
+        if not isinstance(getattr(optimizer, "inner_optimizer", optimizer), TakesSummedGradients):
+            share = 1.0 / tf.distribute.get_strategy().num_replicas_in_sync  # Keras is going to sum them
+            if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                finite = tf.math.is_finite(tf.linalg.global_norm(gradients))
+                gradients = [None if g is None else tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
+            gradients = [None if g is None else g * tf.cast(share, g.dtype) for g in gradients]
+        optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
 
     def _gradients_and_losses(self, batch: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor | None], dict[str, tf.Tensor]]:
         """Gradients of this replica's share of the objective, of all parts together; mean losses, and their total."""
