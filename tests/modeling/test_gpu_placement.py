@@ -13,8 +13,8 @@ from dh_keras.run.classes import Category
 from dh_keras.training.optimizer import RecipeSGD
 
 # Copies that are no scalars; what is in a loop over images counts once. In training, to the host: the seed of an image
-# for each of the two samplings, and the image ids for a message.
-TRAINING_TO_HOST, TRAINING_TO_DEVICE = 3, 11
+# for each of the two samplings.
+TRAINING_TO_HOST, TRAINING_TO_DEVICE = 2, 11
 # In serving: the pixels, sizes and detections, and what branches of the preparation take, which run on the CPU.
 SERVING_TO_HOST, SERVING_TO_DEVICE = 9, 7
 
