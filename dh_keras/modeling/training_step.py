@@ -228,8 +228,11 @@ class TrainingStep(BuiltModel):
 
 
 def _for_reduction(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Give logs the axis along which Keras reduces them over workers; elsewhere leave the scalars."""
-    if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+    """Give logs the axis along which Keras reduces them over workers; elsewhere, and for one, leave the scalars."""
+    strategy = tf.distribute.get_strategy()
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and (
+        len(tf.nest.flatten(strategy.cluster_resolver.cluster_spec().as_dict())) > 1
+    ):
         return {name: value[None] for name, value in logs.items()}
     return logs
 

@@ -14,6 +14,7 @@ from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
 from dh_keras.modeling.ops.machine import traced_for
 from dh_keras.modeling.ops.sampling import sample_balanced
+from dh_keras.modeling.training_step import _for_reduction
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.training.optimizer import RecipeSGD
 
@@ -303,3 +304,9 @@ def test_no_sampling_of_anchors_or_rois_draws_as_another_one_does(make_tiny_dete
         detector.optimizer.iterations.assign(step)
         detector.compute_losses(batch, training=True)
     assert len(set(drawn)) == len(drawn) == 3 * 2 * 2
+
+
+def test_the_logs_of_a_job_of_one_worker_are_scalars(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with tf.distribute.MultiWorkerMirroredStrategy().scope():
+        assert _for_reduction({"total_loss": tf.constant(2.0)})["total_loss"].shape == ()
