@@ -11,6 +11,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import ops
+
+
+@pytest.fixture(autouse=True)
+def custom_gradients_are_forgotten():
+    """TensorFlow keeps every traced gradient of a `tf.custom_gradient` for ever, and its graph of 50 MB with it."""
+    gradients = ops.gradient_registry._registry
+    before = set(gradients)
+    yield
+    for name in set(gradients) - before:
+        if name.startswith("CustomGradient-"):
+            del gradients[name]
 
 
 @pytest.fixture(autouse=True)

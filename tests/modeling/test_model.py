@@ -12,6 +12,8 @@ from dh_keras.modeling.variants import VARIANTS
 from dh_keras.run.weights import load_weights, save_weights
 from dh_keras.training.optimizer import RecipeSGD
 
+pytestmark = pytest.mark.usefixtures("quick_graphs")
+
 
 def losses_of(detector, batch, steps):
     """Losses of each of several steps, each step's own."""

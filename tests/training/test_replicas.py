@@ -1,12 +1,9 @@
 """The same global batches through one device and through two replicas; see replica_table.py for longer runs."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-
-import numpy as np
 
 
 def test_two_replicas_with_sync_batch_norm_and_recomputed_heads_take_the_steps_of_one_device():
@@ -36,63 +33,3 @@ def test_two_replicas_that_take_each_batch_in_two_parts_take_the_steps_of_one_de
     assert found["weight"] < 1e-5
     assert found["momentum"] < 1e-4
     assert found["moved"]["weight"] > 1e-2
-
-
-def steps_with_an_overflow(precision):
-    script = Path(__file__).with_name("overflow_on_replica.py")
-    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
-    command = [sys.executable, str(script), precision]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
-    assert run.returncode == 0, run.stderr[-2000:]
-    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
-
-
-def test_gradients_that_overflow_on_one_replica_halve_the_scale_on_all_and_change_no_weight():
-    overflowing, *others = steps_with_an_overflow("mixed_float16")
-    unchanged = {"finite": True, "moved": 0.0, "updates": 0, "finite_before": True}
-    assert overflowing == {"scales": [2.0**14] * 2, **unchanged}
-    assert [step["updates"] for step in others] == [1, 2]
-    for step in others:
-        assert step["scales"] == [2.0**14] * 2
-        assert step["finite"]
-        assert step["finite_before"]
-        assert step["moved"] > 1e-3
-
-
-def test_gradients_that_are_not_finite_on_one_replica_change_no_weight_on_any():
-    overflowing, *others = steps_with_an_overflow("float32")
-    assert overflowing == {"scales": [], "finite": True, "moved": 0.0, "updates": 0, "finite_before": True}
-    assert [(step["updates"], step["finite_before"]) for step in others] == [(1, False), (2, True)]
-    assert all(step["finite"] and step["moved"] > 1e-3 for step in others)
-
-
-def test_an_optimizer_of_keras_gets_the_sum_of_the_gradients_once_and_zeros_where_one_is_not_finite():
-    """Two logical CPUs with gradients of 1 and 2, then of 1 and infinity."""
-    script = """
-import keras, tensorflow as tf
-from dh_keras.modeling.training_step import TrainingStep
-class Step(TrainingStep):
-    def _gradients_and_losses(self, batch):
-        second = tf.equal(tf.distribute.get_replica_context().replica_id_in_sync_group, 1)
-        return [tf.fill(variable.shape, tf.where(second, value, 1.0)) for variable in self.trainable_variables], {}
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-strategy = tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices("CPU")])
-with strategy.scope():
-    model = Step(loss_weights={}, seed=0)
-    model.dense = keras.layers.Dense(2)
-    model.dense.build((None, 3))
-    model.compile(keras.optimizers.SGD(0.5), jit_compile=False)
-    model.optimizer.build(model.trainable_variables)
-for value in (2.0, float("inf")):
-    before = keras.ops.convert_to_numpy(model.dense.kernel)
-    step = tf.function(lambda: strategy.run(model.train_step, ({"image_ids": tf.constant([1])},)), autograph=False)
-    step()
-    moved = keras.ops.convert_to_numpy(model.dense.kernel) - before
-    print(moved.min(), moved.max(), int(model.optimizer.iterations.numpy()))
-"""
-    command = [sys.executable, "-c", script]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert run.returncode == 0, run.stderr[-2000:]
-    found = [[float(word) for word in line.split()] for line in run.stdout.splitlines()[-2:]]
-    np.testing.assert_allclose(found, [[-1.5, -1.5, 1], [0.0, 0.0, 1]], atol=1e-6)
