@@ -16,13 +16,14 @@ from tensorflow.python.framework import ops
 
 @pytest.fixture(autouse=True)
 def custom_gradients_are_forgotten():
-    """TensorFlow keeps every traced gradient of a `tf.custom_gradient` for ever, and its graph of 50 MB with it."""
-    gradients = ops.gradient_registry._registry
-    before = set(gradients)
+    """TensorFlow keeps every traced gradient of a `tf.custom_gradient` for ever, and its graph of 50 MB with it.
+
+    A gradient is needed while a graph is traced, and no graph that a fixture made is traced on later.
+    """
     yield
-    for name in set(gradients) - before:
-        if name.startswith("CustomGradient-"):
-            del gradients[name]
+    gradients = ops.gradient_registry._registry
+    for name in [name for name in gradients if name.startswith("CustomGradient-")]:
+        del gradients[name]
 
 
 @pytest.fixture(autouse=True)
