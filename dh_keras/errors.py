@@ -65,6 +65,11 @@ def one_line(message: object) -> str:
     return " ".join(text.split())[:200]
 
 
+def reason_of(error: OSError) -> str:
+    """What the system says of a file, or the library of another file system."""
+    return error.strerror or one_line(error)
+
+
 def pip_install(extra: str) -> str:
     """What to type to get the libraries of an extra of setup.py, wherever this package was installed from."""
     try:

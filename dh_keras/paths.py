@@ -8,7 +8,8 @@ import contextlib
 import glob
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,27 +70,23 @@ def open_binary(path: str | Path, *, block_size: int) -> BinaryIO:
     return to_path(path).open("rb", block_size=block_size) if is_remote(path) else open(path, "rb")
 
 
-@contextlib.contextmanager
-def local_file(path: str | Path) -> Iterator[Path]:
+def local_file(path: str | Path) -> AbstractContextManager[Path]:
     """Give a file of this machine: the path itself, or a copy for as long as the block lasts."""
-    path = to_path(path)
-    if not is_remote(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="dh_keras-") as folder:
-        copy = Path(folder, path.name)
-        path.fs.get_file(path.path, str(copy))
-        yield copy
+    return _local(path, lambda remote, copy: remote.fs.get_file(remote.path, str(copy)))
+
+
+def local_folder(path: str | Path) -> AbstractContextManager[Path]:
+    """Give a folder of this machine: the path itself, or a copy with all that is in it; see `local_file`."""
+    return _local(path, lambda remote, copy: remote.fs.get(remote.path.rstrip("/") + "/", f"{copy}/", recursive=True))
 
 
 @contextlib.contextmanager
-def local_folder(path: str | Path) -> Iterator[Path]:
-    """Give a folder of this machine: the path itself, or a copy with all that is in it; see `local_file`."""
+def _local(path: str | Path, fetch: Callable[[Path, Path], object]) -> Iterator[Path]:
     path = to_path(path)
     if not is_remote(path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="dh_keras-") as folder:
         copy = Path(folder, path.name)
-        path.fs.get(path.path.rstrip("/") + "/", f"{copy}/", recursive=True)
+        fetch(path, copy)
         yield copy

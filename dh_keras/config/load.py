@@ -14,7 +14,7 @@ from yaml import MarkedYAMLError
 from dh_keras.config.checks import validate_config
 from dh_keras.config.options import flatten
 from dh_keras.config.schema import PATH_KEYS, Config, ModelConfig
-from dh_keras.errors import ConfigError, one_line
+from dh_keras.errors import ConfigError, one_line, reason_of
 from dh_keras.files import is_utf8, write_text
 from dh_keras.modeling.variants import VARIANTS
 from dh_keras.paths import to_path
@@ -107,7 +107,7 @@ def _read_yaml(path: Path) -> Any:
         with path.open(encoding="utf-8") as file:
             tree = OmegaConf.load(file)
     except PermissionError as error:
-        raise ConfigError(f"config {path}: cannot be read: {error.strerror or one_line(error)}") from error
+        raise ConfigError(f"config {path}: cannot be read: {reason_of(error)}") from error
     except Exception as error:
         raise ConfigError(f"config {path}: not valid YAML: {_explain_yaml(error)}") from error
     if not OmegaConf.is_dict(tree):

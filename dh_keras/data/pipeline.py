@@ -71,13 +71,14 @@ def plan_batches(
         `indices[plan_batches(canvas_index[indices], ...)]` has indices into the dataset.
     """
     canvas_index = np.asarray(canvas_index)
-    made = [_plan_epoch(canvas_index, batch_size, np.random.default_rng([seed, e]), repeats) for e in range(epochs)]
+    made = [_plan_epoch(canvas_index, batch_size, seed, epoch, repeats) for epoch in range(epochs)]
     return np.concatenate([np.empty((0, batch_size), np.int32), *made])
 
 
 def _plan_epoch(
-    canvas_index: np.ndarray, batch_size: int, random: np.random.Generator, repeats: np.ndarray | None
+    canvas_index: np.ndarray, batch_size: int, seed: int, epoch: int, repeats: np.ndarray | None
 ) -> np.ndarray:
+    random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(canvas_index)).astype(np.int32)
     batches = []
     for canvas in np.unique(canvas_index):
@@ -122,9 +123,9 @@ class Plan(NamedTuple):
 
     def epoch(self, number: int) -> np.ndarray:
         """Return int32[steps, batch_size], the images of an epoch, which is counted from 0."""
-        left = self.steps - int(number) * self.steps_per_epoch
-        random = np.random.default_rng([self.seed, int(number)])
-        return self.indices[_plan_epoch(self.canvas_index, self.batch_size, random, self.repeats)][:left]
+        number = int(number)
+        left = self.steps - number * self.steps_per_epoch
+        return self.indices[_plan_epoch(self.canvas_index, self.batch_size, self.seed, number, self.repeats)][:left]
 
     def step(self, number: int) -> np.ndarray:
         """Return int32[batch_size], the images of a step, which is counted from 0."""

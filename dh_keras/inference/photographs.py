@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dh_keras.data.transforms import IMAGE_MAGIC, decode_image
-from dh_keras.errors import DataError, one_line, visible
+from dh_keras.errors import DataError, one_line, reason_of, visible
 from dh_keras.paths import to_path
 
 # Pillow knows more, and some of it starts other programs.
@@ -31,7 +31,7 @@ def read_image_file(path: str | Path) -> bytes:
     try:
         data = to_path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
+        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
     except ValueError as error:  # a zero byte in the name
         raise DataError(f"{path}: cannot be read: {error}") from error
     if not data:

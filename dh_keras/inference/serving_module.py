@@ -18,19 +18,19 @@ from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
 from dh_keras.modeling.constants import ROI_OUTPUT_SIZE, SIZE_DIVISOR
 from dh_keras.modeling.detections import Detections
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.ops.indexing import on_host
 from dh_keras.modeling.ops.machine import FEW_SIZES, machine_target, traced_for
 from dh_keras.run.classes import Category
 
 SIGNATURE_FILE = "signature.json"
 LABELS_FILE = "labels.json"
 
-# Files are decoded and pictures resized by kernels that only a CPU has. What is between and after them stays there too:
-# one copy of the prepared images goes to a GPU, and of its detections one comes back.
-HOST = "CPU:0"
-
 
 class ServingModule(tf.Module):
     """Encoded or decoded images in, detections in original-image pixels out.
+
+    Files are decoded and pictures resized by kernels that only a CPU has. What is between and after them stays on the
+    host too: one copy of the prepared images goes to a GPU, and of its detections one comes back.
 
     Args:
         detector: a built detector.
@@ -128,7 +128,7 @@ class ServingModule(tf.Module):
             detection_scores float32 [B, D]; detection_classes int32 [B, D], category ids; detection_class_names string
             [B, D]; num_detections int32 [B]. Rows after num_detections are 0 and "".
         """
-        with tf.device(HOST):
+        with on_host():
             files = transforms.require_images(image_bytes)
         return self._detect(*self._prepare(files, transforms.decode_image))
 
@@ -182,7 +182,7 @@ class ServingModule(tf.Module):
             resized = transforms.resize_image(image, resized_size)
             return transforms.pad_to(resized, tf.constant([side, side])), resized_size, size
 
-        with tf.device(HOST):
+        with on_host():
             images, resized_sizes, sizes = tf.map_fn(
                 prepare,
                 inputs,
@@ -217,7 +217,7 @@ class ServingModule(tf.Module):
         self, detections: Detections, resized_sizes: tf.Tensor, original_sizes: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Map boxes to the original images and classes to ids and names."""
-        with tf.device(HOST):
+        with on_host():
             scale = tf.cast(original_sizes, tf.float32) / tf.cast(resized_sizes, tf.float32)
             valid = tf.sequence_mask(detections.num_detections, tf.shape(detections.scores)[1])
             boxes = detections.boxes * tf.concat([scale, scale], axis=1)[:, None, :]

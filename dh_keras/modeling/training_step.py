@@ -173,23 +173,22 @@ class TrainingStep(BuiltModel):
                 logs["data_wait"] = tf.timestamp() - begun
         gradients, losses = self._gradients_and_losses(batch)
         gradients = _sum_over_replicas(gradients)
-        self._apply(gradients)
+        norm = tf.linalg.global_norm(gradients)
+        finite = tf.math.is_finite(norm)
+        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)  # it halves its scale instead
+        self._apply(gradients, tf.constant(True) if scaled else finite)
         logs |= {**losses, PREVIOUS_NORM: tf.identity(self.gradient_norm)}
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which halves its scale instead
-            norm = tf.linalg.global_norm(gradients)
+        if not scaled:
             self.gradient_norm.assign(norm)
-            self.optimizer.iterations.assign_sub(tf.where(tf.math.is_finite(norm), tf.constant(0, tf.int64), 1))
+            self.optimizer.iterations.assign_sub(tf.where(finite, tf.constant(0, tf.int64), 1))
         return _for_reduction(logs)
 
-    def _apply(self, gradients: Sequence[tf.Tensor | None]) -> None:
-        """Update the weights by gradients that are the same on every replica."""
+    def _apply(self, gradients: Sequence[tf.Tensor | None], usable: tf.Tensor) -> None:
+        """Update the weights by gradients that are the same on every replica, or that are not usable."""
         optimizer = self.optimizer
         if not isinstance(getattr(optimizer, "inner_optimizer", optimizer), TakesSummedGradients):
             share = 1.0 / tf.distribute.get_strategy().num_replicas_in_sync  # Keras is going to sum them
-            if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-                finite = tf.math.is_finite(tf.linalg.global_norm(gradients))
-                gradients = [None if g is None else tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
-            gradients = [None if g is None else g * tf.cast(share, g.dtype) for g in gradients]
+            gradients = [None if g is None else tf.where(usable, g * tf.cast(share, g.dtype), 0) for g in gradients]
         optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
 
     def _gradients_and_losses(self, batch: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor | None], dict[str, tf.Tensor]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dh_keras.errors import DataError, one_line, visible
+from dh_keras.errors import DataError, one_line, reason_of, visible
 from dh_keras.files import is_utf8, write_json
 
 MAX_ID = 2**31 - 1  # TensorFlow's contract for classes; COCO's tools and TFRecords keep no more either
@@ -39,7 +39,7 @@ def read_classes(path: Path) -> tuple[Category, ...]:
         if not categories:
             raise ValueError("it is empty")
     except PermissionError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
+        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
             f'{path}: is damaged: expected a JSON list of {{"id": 1, "name": "cat"}}: {one_line(error)}'

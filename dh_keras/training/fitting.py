@@ -80,7 +80,7 @@ def fit(
     length: Length,
     callbacks: Sequence[keras.callbacks.Callback],
     dataset: CocoDataset,
-    plan: np.ndarray,
+    plan: Plan,
 ) -> None:
     """Train until the last step, or until a callback sets `model.stop_training`.
 
@@ -90,7 +90,7 @@ def fit(
         step: steps done.
         length: of the run.
         callbacks: Keras callbacks.
-        dataset, plan: image indices of an epoch; name the image that cannot be read.
+        dataset, plan: the images of every step; name the one that cannot be read.
 
     Raises:
         DataError: naming an image that cannot be read.
@@ -107,7 +107,7 @@ def fit(
                 verbose=0,
             )
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-            bad = find_bad_image(dataset, np.unique(plan))
+            bad = find_bad_image(dataset, np.unique(plan.epoch(0)))
             if bad:
                 raise DataError(bad) from error
             raise

@@ -279,9 +279,8 @@ def _fit(job: Job) -> None:
             cut_back(job.run, progress)
         counter = StepCounter(progress=progress, stop=stop, workers=workers, dataset=data.train, plan=data.plan)
         given = {"run": job.run, "progress": progress, "length": data.length, "evaluate": evaluate}
-        recorder = EvaluationHelper(**given)
-        if workers.is_chief:
-            recorder = RunRecorder(progress_bar=bar, settle=counter.settle, **given)
+        chief = functools.partial(RunRecorder, progress_bar=bar, settle=counter.settle)
+        recorder = (chief if workers.is_chief else EvaluationHelper)(**given)
         if progress.is_at_end_of_epoch(data.length):
             recorder.set_model(job.model)
             recorder.record_epoch()
@@ -292,7 +291,7 @@ def _fit(job: Job) -> None:
             length=data.length,
             callbacks=[counter, bar, recorder],
             dataset=data.train,
-            plan=data.plan.epoch(0),
+            plan=data.plan,
         )
         stop.leave_if_asked()
 

@@ -240,7 +240,7 @@ def test_a_loss_that_is_not_finite_is_said_whatever_the_ids_of_its_images(
             length=Length(steps=steps, epochs=1, steps_per_epoch=steps),
             callbacks=[counter],
             dataset=None,
-            plan=np.zeros([1, 2], np.int64),
+            plan=counter.plan,
         )
     assert progress.step == 1
     assert int(detector.optimizer.iterations) == 0
@@ -268,7 +268,7 @@ def test_nothing_is_saved_of_a_step_that_is_not_finite(make_tiny_detector, batch
             length=length,
             callbacks=[counter, recorder],
             dataset=None,
-            plan=np.zeros([1, 2], np.int64),
+            plan=counter.plan,
         )
     assert not (tmp_path / "state.npz").exists()
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dh_keras.data.formats.findings import Finding
 from dh_keras.data.formats.json_rows import JsonRows, parse_json
-from dh_keras.errors import DataError, one_line
+from dh_keras.errors import DataError, one_line, reason_of
 from dh_keras.files import is_utf8
 from dh_keras.paths import absolute, is_remote, normalized
 from dh_keras.run.classes import MAX_ID, Category
@@ -54,7 +54,7 @@ def read_json(path: Path, *, boxes: bool = True) -> dict[str, Sequence]:
     try:
         tree = parse_json(path.read_bytes())
     except OSError as error:
-        raise DataError(f"annotations {path}: cannot be read: {error.strerror or one_line(error)}") from error
+        raise DataError(f"annotations {path}: cannot be read: {reason_of(error)}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"annotations {path}: not valid JSON ({one_line(error)}); write or download it again"

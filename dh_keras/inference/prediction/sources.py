@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from dh_keras.errors import DataError, one_line
+from dh_keras.errors import DataError, reason_of
 from dh_keras.paths import absolute, matching, to_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
@@ -120,7 +120,7 @@ def _inside(folder: Path, *, images: bool) -> list[Path]:
     try:
         shown = [one for one in folder.iterdir() if not one.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror or one_line(error)}") from error
+        raise DataError(f"{folder}: cannot be read: {reason_of(error)}") from error
     return sorted(one for one in shown if (one.suffix.lower() in IMAGE_SUFFIXES) == images and not one.is_dir())
 
 

@@ -11,7 +11,9 @@ import tensorflow as tf
 
 
 def on_host() -> AbstractContextManager:
-    """Where arithmetic of sizes runs. Call `tf.shape` outside of it: it would fetch the whole tensor."""
+    """Where arithmetic of sizes runs, and what only a CPU does. Call `tf.shape` of what is on the device outside of it:
+    it would fetch the whole tensor.
+    """
     return tf.device("CPU:0")
 
 

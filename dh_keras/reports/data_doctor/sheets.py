@@ -74,13 +74,11 @@ def augmented_batches(
     """
     from dh_keras.data.balance import epoch_images
     from dh_keras.data.formats.coco import load_coco
-    from dh_keras.data.pipeline import plan_batches, steps_per_epoch, train_dataset
+    from dh_keras.data.pipeline import Plan, train_dataset
 
-    dataset = load_coco(annotations, images)
-    shown, batch_size, seed = epoch_images(dataset, config.data), config.images_per_step, config.train.seed
-    epochs = -(-batches // steps_per_epoch(shown.canvas_index, batch_size, shown.repeats))
-    order = plan_batches(shown.canvas_index, batch_size=batch_size, epochs=epochs, seed=seed, repeats=shown.repeats)
-    plan = shown.indices[order][:batches]
+    dataset, seed = load_coco(annotations, images), config.train.seed
+    shown = epoch_images(dataset, config.data)
+    plan = np.concatenate([*Plan(*shown, batch_size=config.images_per_step, seed=seed, steps=batches).epochs()])
     pictures = []
     for step, batch in enumerate(train_dataset(dataset, config.data, plan=plan, seed=seed)):
         batch = {name: values.numpy() for name, values in batch.items()}
