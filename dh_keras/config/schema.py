@@ -321,6 +321,8 @@ class TrainConfig:
             with so many times the learning rate; the authors' recipe has 2.
         bias_l2: l2 of these biases; null takes l2, the authors' recipe has 0.
         clip_norm: largest global norm of the gradients; 0 does not clip.
+        ema_momentum: share of the average of the weights that a step keeps, 0.999 for example; the averages are then
+            what is evaluated and saved as best and last weights. 0 averages nothing.
         accumulate: batches whose mean gradient makes one update, which is a step: steps, epochs, warm-up and drops
             count updates, and lr follows data.batch_size * accumulate.
         precision: of the layers; "mixed_float16" comes with a dynamic loss scale. Weights, boxes and losses are float32
@@ -329,6 +331,7 @@ class TrainConfig:
             means on a GPU is in the training guide.
         recompute: compute the heads a second time for the gradients, which takes longer and needs less memory.
         evaluate_every: epochs between evaluations on the validation images.
+        patience: training ends after so many evaluations in a row without a better AP; 0 trains to the end.
         checkpoint_every: steps between checkpoints, so many are lost at most when training is killed; 0 writes them at
             the end of an epoch only.
         sanity_images: validation images that are evaluated before the first step, so that what fails there fails at
@@ -350,11 +353,13 @@ class TrainConfig:
     bias_lr_factor: float = option(1.0, above=0, most=MOST)
     bias_l2: float | None = option(None, least=0, most=MOST)
     clip_norm: float = option(0.0, least=0, most=MOST)
+    ema_momentum: float = option(0.0, least=0, most=0.999999)
     accumulate: int = option(1, above=0, most=MOST)
     precision: str = option("float32", choices=("float32", "mixed_bfloat16", "mixed_float16"))
     deterministic: bool = False
     recompute: bool = False
     evaluate_every: int = option(1, above=0, most=MOST_STEPS)
+    patience: int = option(0, least=0, most=MOST_STEPS)
     checkpoint_every: int = option(1000, least=0, most=MOST_STEPS)
     sanity_images: int = option(2, least=0, most=MOST)
     pictures: int = option(8, least=0, most=MOST)

@@ -13,6 +13,7 @@ from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
 from dh_keras.reports.plotting import line_colors, new_figure, save_figure, say_nothing_to_show, style_panel
 
 NEEDED = ("epoch", "step", *LOSS_NAMES, "total_loss", "lr", "images_per_second", "data_wait", "AP", "AP50", "AP75")
+VALIDATION = tuple(f"val_{name}" for name in (*LOSS_NAMES, "total_loss"))  # runs of version 0.1 lack them
 Row = dict[str, float | None]
 
 
@@ -28,7 +29,7 @@ def read_metrics(path: Path) -> list[Row]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is damaged: {one_line(error)}; mend or remove it") from error
     if not rows:
-        raise DataError(f"{path}: has no row yet; training writes one at every evaluation (train.evaluate_every)")
+        raise DataError(f"{path}: has no row yet; training writes one at the end of every epoch")
     return rows
 
 
@@ -39,7 +40,7 @@ def _read_rows(path: Path, reader: csv.DictReader) -> list[Row]:
     rows = []
     for row in reader:
         try:
-            rows.append({name: float(row[name]) if row[name] else None for name in NEEDED})
+            rows.append({name: float(row[name]) if row.get(name) else None for name in (*NEEDED, *VALIDATION)})
         except ValueError as error:
             raise DataError(f"{path}: line {reader.line_num}: expected numbers: {one_line(error)}") from error
         if rows[-1]["epoch"] is None or row["AP75"] is None:
@@ -64,7 +65,7 @@ def draw_curves(path: Path, rows: Sequence[Row], loss_weights: dict[str, float],
     """
     figure = new_figure(12, 8, f"Training, {int(rows[-1]['epoch'])} epochs, {int(rows[-1]['step'])} steps")
     (losses, precision), (rate, speed) = figure.subplots(2, 2)
-    _draw_losses(losses, rows, loss_weights)
+    draw_losses(losses, rows, loss_weights)
     _draw_precision(precision, rows)
     _draw_rate(rate, rows, drops)
     _draw_speed(speed, rows)
@@ -85,11 +86,16 @@ def _draw(axes: Axes, rows: Sequence[Row], names: dict[str, str], **style: Any) 
         axes.plot(*zip(*points, strict=True), **options)
 
 
-def _draw_losses(axes: Axes, rows: Sequence[Row], loss_weights: dict[str, float]) -> None:
+def draw_losses(axes: Axes, rows: Sequence[Row], loss_weights: dict[str, float]) -> None:
+    """Draw the losses of training, and dashed in the same colours those on validation images."""
     used = {short: name for short, name in LOSSES.items() if any(row[name] for row in rows)}
     labels = {name: f"{short.replace('_', ' ')} (weight {loss_weights[name]:g})" for short, name in used.items()}
     _draw(axes, rows, labels)
     _draw(axes, rows, {"total_loss": "total, weighted"}, color="black", linewidth=2.2)
+    if any(row["val_total_loss"] is not None for row in rows):
+        dashed = {"linestyle": (0, (3, 1.5)), "linewidth": 1.2}
+        _draw(axes, rows, {f"val_{name}": "_" for name in used.values()}, **dashed)
+        _draw(axes, rows, {"val_total_loss": "dashed: on validation images"}, color="black", **dashed)
     axes.set_yscale("log")
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top * (top / bottom) ** 0.35)  # room for the legend
@@ -112,7 +118,7 @@ def _draw_precision(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _draw_rate(axes: Axes, rows: Sequence[Row], drops: Sequence[float]) -> None:
     """Draw what was recorded, and where it was lowered in between."""
-    _draw(axes, rows, {"lr": "at an evaluation"}, linestyle="none", marker="o")
+    _draw(axes, rows, {"lr": "at the end of the epoch"}, linestyle="none", marker="o")
     for number, epoch in enumerate(drop for drop in drops if drop <= rows[-1]["epoch"]):
         axes.axvline(epoch, color="0.6", linewidth=1, linestyle="--", label=None if number else "lowered after")
     axes.set_yscale("log")

@@ -15,10 +15,11 @@ from dh_keras.modeling.training_step import PREVIOUS_NORM
 from dh_keras.run.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, METRICS_FILE, STATE_FILE, TENSORBOARD_DIR, RunFolder
 from dh_keras.run.weights import save_weights
 from dh_keras.training.progress import Progress, ProgressBar
-from dh_keras.training.recording import AP_COLUMNS, EventWriter, append_row
+from dh_keras.training.recording import AP_COLUMNS, VALIDATION_LOSSES, EventWriter, append_row
 from dh_keras.training.resume import save_state
 from dh_keras.training.schedule import Length
 from dh_keras.training.signals import StopRequest
+from dh_keras.training.validation import averaged_weights
 from dh_keras.training.workers.workers import Workers
 
 # TensorBoard gets every so many steps.
@@ -94,7 +95,7 @@ class EvaluationHelper(keras.callbacks.Callback):
         run: its config says when there is an evaluation.
         progress: of the run, updated before this callback.
         length: of the run.
-        evaluate: returns COCO metrics of the current weights, or None when there is nothing to evaluate on.
+        evaluate: returns what `validate` does, or None when there is nothing to evaluate on.
     """
 
     def __init__(self, *, run: RunFolder, progress: Progress, length: Length, evaluate: Callable[[], Any] | None):
@@ -110,15 +111,27 @@ class EvaluationHelper(keras.callbacks.Callback):
             self.record_epoch()
 
     def record_epoch(self) -> None:
-        """Evaluate with the others if it is due."""
-        if self.evaluate and self.is_evaluation_due():
-            self.evaluate()
+        """Evaluate with the others if it is due; end training when AP has not risen for long."""
+        with averaged_weights(self.model):
+            self.record_weights()
         self.progress.record_epoch()
+        if self.progress.is_over(self.length, self.run.config.train.patience):
+            self.model.stop_training = True
+
+    def record_weights(self) -> None:
+        """What needs the weights as they are evaluated."""
+        if self.is_evaluation_due():
+            self.progress.add_evaluation(self.evaluate()["AP"] or 0.0)
 
     def is_evaluation_due(self) -> bool:
         """Whether the epoch that has just ended is one with an evaluation; the last one always is."""
-        epoch = -(-self.progress.step // self.length.steps_per_epoch)
-        return epoch % self.run.config.train.evaluate_every == 0 or self.progress.step == self.length.steps
+        ends = self.progress.step == self.length.steps
+        return self.evaluate is not None and (ends or self.epoch % self.run.config.train.evaluate_every == 0)
+
+    @property
+    def epoch(self) -> int:
+        """The one under way or just ended, counted from 1."""
+        return -(-self.progress.step // self.length.steps_per_epoch)
 
 
 class RunRecorder(EvaluationHelper):
@@ -156,7 +169,8 @@ class RunRecorder(EvaluationHelper):
             values = {**losses, **self.progress_bar.vital_signs(), "lr": self._learning_rate()}
             self._step_events.write(step, {f"step/{name}": value for name, value in values.items()})
         if self.model.stop_training:
-            save_weights(self.model, self.run.path / LAST_WEIGHTS)
+            with averaged_weights(self.model):
+                save_weights(self.model, self.run.path / LAST_WEIGHTS)
             self.save()
         elif self.progress.is_at_end_of_epoch(self.length):
             pass  # everything is saved anyway
@@ -165,35 +179,37 @@ class RunRecorder(EvaluationHelper):
 
     def record_epoch(self) -> None:
         """Evaluate if it is due, then write metrics, events, weights and a checkpoint."""
-        epoch = -(-self.progress.step // self.length.steps_per_epoch)
-        due = self.is_evaluation_due()
-        row = self._row(epoch)
-        if due and self.evaluate:
+        if self.is_evaluation_due():
             self.save()  # what interrupts the evaluation costs no step
-            row |= self._evaluate(epoch)
+        super().record_epoch()
+        self.save()
+        if self.model.stop_training and self.progress.step < self.length.steps:
+            count = self.progress.evaluations_since_best
+            tqdm.write(f"no better AP in {count} evaluations: training ends here (train.patience)")
+
+    def record_weights(self) -> None:
+        """Evaluate if it is due, and write all but the checkpoint."""
+        row = self._row()
+        if self.is_evaluation_due():
+            row |= self._evaluate()
         save_weights(self.model, self.run.path / LAST_WEIGHTS)
-        if due:
-            append_row(self.run.path / METRICS_FILE, row)
+        append_row(self.run.path / METRICS_FILE, row)
         values = {name: value for name, value in row.items() if name not in ("step", "epoch")}
         self._epoch_events.write(row["step"], values)
-        self.progress.record_epoch()
-        self.save()
 
-    def _evaluate(self, epoch: int) -> dict[str, float | None]:
+    def _evaluate(self) -> dict[str, float | None]:
         """Keep the weights if they are the best, and return the columns of the row."""
-        metrics = self.evaluate()
-        shown = {name: format_number(metrics[name]) for name in AP_COLUMNS}
-        tqdm.write(f"epoch {epoch}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
-        ap = metrics["AP"] or 0.0
-        if self.progress.best_ap is None or ap > self.progress.best_ap:
+        found = self.evaluate()
+        shown = {name: format_number(found[name]) for name in (*AP_COLUMNS, "val_total_loss")}
+        tqdm.write(f"epoch {self.epoch}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+        if self.progress.add_evaluation(found["AP"] or 0.0):
             save_weights(self.model, self.run.path / BEST_WEIGHTS)
-            self.progress.best_ap = ap
-        return {name: metrics[name] for name in AP_COLUMNS}
+        return {name: found[name] for name in (*AP_COLUMNS, *VALIDATION_LOSSES)}
 
-    def _row(self, epoch: int) -> dict[str, Any]:
+    def _row(self) -> dict[str, Any]:
         return {
             "step": self.progress.step,
-            "epoch": epoch,
+            "epoch": self.epoch,
             **self.progress.mean_losses(),
             "lr": self._learning_rate(),
             "images_per_second": self.progress_bar.images_per_second,

@@ -38,8 +38,8 @@ from dh_keras.training.schedule import make_schedule
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.strategy import join_workers, make_strategy, strategy_name
 from dh_keras.training.training_data import TrainingData, load_training_data
+from dh_keras.training.validation import KeepRawWeights, validate
 from dh_keras.training.workers.facts import config_facts, data_facts, program_facts, weights_facts
-from dh_keras.training.workers.shared_evaluation import evaluate_together
 from dh_keras.training.workers.workers import Workers
 
 # State, the one it replaces, the best and the last weights with theirs: together at most this many times the state.
@@ -87,8 +87,11 @@ def train(
         distribution = make_strategy(strategy)
         config = _resolve(config, begun)
         job = _prepare(config, output, distribution=distribution, begun=begun, init=init, workers=workers)
-        if job.progress.recorded_step == job.data.length.steps and (output / PICTURES_DIR).is_dir():
-            print(f"{output}: has finished all its {job.data.length.steps} steps; nothing to go on with")
+        if job.progress.is_over(job.data.length, config.train.patience) and (output / PICTURES_DIR).is_dir():
+            print(
+                f"{output}: has finished, after {job.progress.step} of {job.data.length.steps} steps; "
+                "nothing to go on with"
+            )
             return job.run
         _look_first(job)
         try:
@@ -239,6 +242,8 @@ def _build(
         bias_lr_factor=settings.bias_lr_factor,
         bias_l2=settings.bias_l2,
         clip_norm=settings.clip_norm or None,
+        use_ema=settings.ema_momentum > 0,
+        ema_momentum=settings.ema_momentum,
     )
     if settings.precision == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
         print("note: train.precision mixed_float16 has no fast kernels on a CPU; float32 is quicker here")
@@ -274,7 +279,9 @@ def _fit(job: Job) -> None:
     with StopRequest(lambda: progress.step, resume_command(job.run, strategy_name(job.distribution))) as stop:
         evaluate = None
         if data.val is not None:
-            evaluate = functools.partial(evaluate_together, job.detector, data.val, config, workers=workers, stop=stop)
+            evaluate = functools.partial(
+                validate, job.detector, data.val, config, distribution=job.distribution, workers=workers, stop=stop
+            )
         if workers.is_chief:
             cut_back(job.run, progress)
         counter = StepCounter(progress=progress, stop=stop, workers=workers, dataset=data.train, plan=data.plan)
@@ -284,15 +291,16 @@ def _fit(job: Job) -> None:
         if progress.is_at_end_of_epoch(data.length):
             recorder.set_model(job.model)
             recorder.record_epoch()
-        fit(
-            job.model,
-            make_batches,
-            step=progress.step,
-            length=data.length,
-            callbacks=[counter, bar, recorder],
-            dataset=data.train,
-            plan=data.plan,
-        )
+        if not progress.is_over(data.length, config.train.patience):
+            fit(
+                job.model,
+                make_batches,
+                step=progress.step,
+                length=data.length,
+                callbacks=[counter, bar, recorder, KeepRawWeights()],
+                dataset=data.train,
+                plan=data.plan,
+            )
         stop.leave_if_asked()
 
 

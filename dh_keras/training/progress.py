@@ -26,6 +26,7 @@ class Progress:
         recorded_step: end of the last epoch whose evaluation, row and weights are written; the epoch under way began
             here.
         best_ap: AP of the best weights so far.
+        evaluations_since_best: how many came after it.
         loss_sums: sum of each loss over the steps since recorded_step.
         plan: fingerprint of the images of every step.
     """
@@ -33,6 +34,7 @@ class Progress:
     step: int = 0
     recorded_step: int = 0
     best_ap: float | None = None
+    evaluations_since_best: int = 0
     loss_sums: dict[str, float] = field(default_factory=dict)
     plan: str | None = None
 
@@ -50,6 +52,8 @@ class Progress:
         steps, sums = (found.recorded_step, found.step, length.steps), found.loss_sums
         if any(type(step) is not int for step in steps) or not 0 <= steps[0] <= steps[1] <= steps[2]:
             raise ValueError(f"steps {steps[:2]!r:.80}")
+        if type(found.evaluations_since_best) is not int or found.evaluations_since_best < 0:
+            raise ValueError(f"evaluations {found.evaluations_since_best!r:.80}")
         if not isinstance(sums, dict):
             raise TypeError("no sums of losses")
         numbers = [*sums.values(), 0.0 if found.best_ap is None else found.best_ap]
@@ -70,6 +74,18 @@ class Progress:
     def mean_losses(self) -> dict[str, float]:
         """Mean of each loss over the epoch under way."""
         return {name: value / (self.step - self.recorded_step) for name, value in self.loss_sums.items()}
+
+    def add_evaluation(self, ap: float) -> bool:
+        """Count an evaluation; returns whether it is the best so far."""
+        is_best = self.best_ap is None or ap > self.best_ap
+        if is_best:
+            self.best_ap = ap
+        self.evaluations_since_best = 0 if is_best else self.evaluations_since_best + 1
+        return is_best
+
+    def is_over(self, length: Length, patience: int) -> bool:
+        """Whether nothing is left to train: the last step is recorded, or AP has not risen for too long."""
+        return self.recorded_step == length.steps or 0 < patience <= self.evaluations_since_best
 
     def record_epoch(self) -> None:
         """Begin the next epoch."""

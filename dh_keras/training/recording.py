@@ -1,6 +1,6 @@
 """What training records as it goes: the run folder's metrics.csv and its TensorBoard events.
 
-The table has a row per evaluation and is complete at any moment; events that are written again after a checkpoint take
+The table has a row per epoch and is complete at any moment; events that are written again after a checkpoint take
 the place of what was there.
 """
 
@@ -22,11 +22,13 @@ from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.paths import is_remote
 
 AP_COLUMNS = tuple(name for name in METRIC_NAMES if name.startswith("AP"))
+VALIDATION_LOSSES = tuple(f"val_{name}" for name in (*LOSS_NAMES, "total_loss"))
 COLUMNS = (
     "step",
     "epoch",
     *LOSS_NAMES,
     "total_loss",
+    *VALIDATION_LOSSES,
     "lr",
     "images_per_second",
     "data_wait",

@@ -27,6 +27,7 @@ MAY_CHANGE = (
     *PATH_KEYS,
     "data.verify",
     "train.checkpoint_every",
+    "train.patience",
     "train.pictures",
     "train.sanity_images",
     "evaluate.batch_size",

@@ -18,8 +18,9 @@ from dh_keras.inference.detector import Detector, evaluate_detector
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.reports import run_report
-from dh_keras.reports.curves import best_row, draw_curves, read_metrics
+from dh_keras.reports.curves import best_row, draw_curves, draw_losses, read_metrics
 from dh_keras.reports.model_card import describe_licence
+from dh_keras.reports.plotting import new_figure
 from dh_keras.reports.run_report import analyze_run
 from dh_keras.run.run_folder import open_run
 from dh_keras.run.weights import load_weights
@@ -213,6 +214,21 @@ def test_the_metrics_table_is_read_and_its_best_row_is_the_first_of_the_highest_
     draw_curves(tmp_path / "curves.png", rows[3:], WEIGHTS, [2, 9])
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (1320, 880)
+
+
+def test_losses_on_validation_images_are_drawn_dashed_in_the_colour_of_those_in_training(tiny_run):
+    rows = read_metrics(tiny_run / "metrics.csv")
+    axes = new_figure(6, 4, "").subplots()
+    draw_losses(axes, rows, WEIGHTS)
+    solid = [line for line in axes.lines if not line.is_dashed()]
+    dashed = [line for line in axes.lines if line.is_dashed()]
+    assert len(solid) == len(dashed) == 5  # four losses of the double head, and the total
+    assert [line.get_color() for line in dashed] == [line.get_color() for line in solid]
+    for line, name in zip(dashed, ("rpn_objectness", "rpn_box", "fc_class", "conv_box", "total"), strict=True):
+        assert line.get_ydata().tolist() == [row[f"val_{name}_loss"] for row in rows]
+    entries = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert len(entries) == 6
+    assert entries[-1] == "dashed: on validation images"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from training.run_comparison import differences
 
 from dh_keras.config.load import load_config
 from dh_keras.data.shapes import write_shapes
-from dh_keras.training import callbacks, loop
+from dh_keras.training import callbacks, loop, validation
 
 CHECKPOINT_EVERY = 5
 EPOCHS = 10
@@ -174,7 +174,7 @@ def train(pipe, run, overrides, resume, moment=None, step=0):
             time.sleep(600)
 
     count, replace = callbacks.StepCounter.on_train_batch_end, os.replace
-    detect, evaluate = loop.Detector.detect_dataset, loop.evaluate_together
+    detect, evaluate = loop.Detector.detect_dataset, validation.evaluate_together
 
     def counted(self, batch, logs=None):
         count(self, batch, logs)
@@ -208,7 +208,7 @@ def train(pipe, run, overrides, resume, moment=None, step=0):
     callbacks.StepCounter.on_train_batch_end = counted
     os.replace = replaced
     loop.Detector.detect_dataset = detected
-    loop.evaluate_together = evaluated
+    validation.evaluate_together = evaluated
     loop.train(None if resume else load_config(overrides=overrides), output=run, resume=resume)
 
 

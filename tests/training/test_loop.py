@@ -109,7 +109,7 @@ def test_a_run_that_signals_stop_twice_becomes_identical_to_one_that_nothing_sto
     assert set(differences(run, tiny_run).values()) == {0.0}
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     train(None, output=run, resume=True)
-    assert f"{run}: has finished all its 14 steps" in capsys.readouterr().out
+    assert f"{run}: has finished, after 14 of 14 steps" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 

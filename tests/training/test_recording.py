@@ -19,7 +19,7 @@ from dh_keras.run.weights import save_weights
 from dh_keras.training.callbacks import RunRecorder
 from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.progress import Progress, ProgressBar
-from dh_keras.training.recording import COLUMNS, EventWriter, append_row, drop_rows_after
+from dh_keras.training.recording import COLUMNS, VALIDATION_LOSSES, EventWriter, append_row, drop_rows_after
 from dh_keras.training.resume import cut_back, load_state, save_state
 from dh_keras.training.schedule import Length
 
@@ -55,7 +55,7 @@ def simulate(folder, model):
     bar = ProgressBar(progress=progress, batch_size=2, length=LENGTH, show=False)
 
     def evaluate():
-        return {name: APS[progress.step] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+        return dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl", *VALIDATION_LOSSES), APS[progress.step])
 
     recorder = RunRecorder(
         run=run,
@@ -109,7 +109,8 @@ def test_losses_in_the_table_are_the_means_of_their_epoch(whole):
     for row, steps in zip(rows, [(1, 2, 3), (4, 5)], strict=True):
         for place, name in enumerate((*LOSS_NAMES, "total_loss")):
             assert row[name] == f"{np.mean([1 / (step + place) for step in steps]):.6g}"
-    assert [row["AP"] for row in rows] == ["0.1", "0.3"]
+    for name in ("AP", "val_fc_class_loss", "val_total_loss"):
+        assert [row[name] for row in rows] == ["0.1", "0.3"]
     by_step = [(step, value) for step, tag, value in events_of(whole) if tag == "step/total_loss"]
     assert by_step == [(step, pytest.approx(1 / (step + 6))) for step in (2, 4)]
     assert json.loads(str(np.load(whole / "state.npz")["progress"]))["best_ap"] == 0.3

@@ -51,7 +51,7 @@ def test_every_key_that_differs_is_named_with_both_values(tmp_path):
 def test_what_changes_no_step_may_change(tmp_path):
     changes = ["data.val_annotations=a", "data.val_images=b", "data.train_annotations=c", "data.train_images=d"]
     changes += ["train.checkpoint_every=7", "train.sanity_images=0", "train.pictures=0", "data.shapes.directory=e"]
-    changes += ["data.verify=headers", "evaluate.batch_size=2"]
+    changes += ["data.verify=headers", "evaluate.batch_size=2", "train.patience=3"]
     assert {change.split("=")[0] for change in changes} | {"data.train_tfrecords"} == set(MAY_CHANGE)
     check_config(load_config(overrides=changes), RunFolder(tmp_path, load_config(), ()))
 

@@ -1,4 +1,4 @@
-"""Evaluation by all workers: each detects in its share of the images, the chief computes AP.
+"""Evaluation by all workers: each detects in its share of the images, the chief computes AP and tells the others.
 
 Letters: D detections of all images of a share.
 """
@@ -24,8 +24,8 @@ from dh_keras.training.workers.workers import Workers
 
 def evaluate_together(
     detector: ModelDetector, dataset: CocoDataset, config: Config, *, workers: Workers, stop: StopRequest | None = None
-) -> dict | None:
-    """COCO metrics of the current weights on the chief, None elsewhere; every worker must call this.
+) -> dict:
+    """COCO metrics of the current weights, the same on every worker; all must call this.
 
     Args:
         detector: made from the model in training, whose weights are equal everywhere but for the moving statistics of
@@ -54,10 +54,10 @@ def evaluate_together(
         stop.leave_if_asked()
     shares = workers.gather(pack_detections(found.get("detections", [])))
     if not workers.is_chief:
-        return None
+        return workers.broadcast()
     by_id = {entry.image_id: entry for share in shares for entry in unpack_detections(share, dataset.categories)}
     detections = [by_id[image_id] for image_id in dataset.image_ids.tolist()]
-    return evaluate_detections(dataset, detections, max_detections=config.model.max_detections)
+    return workers.broadcast(evaluate_detections(dataset, detections, max_detections=config.model.max_detections))
 
 
 def _take_statistics_of_chief(model: DoubleHeadRCNN, workers: Workers) -> None:
