@@ -42,6 +42,7 @@ setup(
         "pycocotools>=2.0.11,<2.1",
         "faster-coco-eval>=1.8,<1.9",
         "numpy>=2.0,<2.5",
+        "scipy>=1.13,<2",
         "msgspec>=0.20,<1",
         "universal-pathlib>=0.3.8,<0.4",
         "omegaconf>=2.3,<2.5",

@@ -20,6 +20,7 @@ COMMANDS = (
     "demo",
     "analyze",
     "analyze-heads",
+    "compare",
     "convert-checkpoint",
     "make-tfrecords",
     "merge-predictions",

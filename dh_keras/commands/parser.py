@@ -90,6 +90,25 @@ def any_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+_DATA_OPTIONS = ("train_annotations", "train_images", "val_annotations", "val_images")
+
+
+def add_data_options(parser: CommandParser) -> None:
+    """The options of a command that trains which say where its data is."""
+    for name in _DATA_OPTIONS:
+        kind = "COCO JSON file" if name.endswith("annotations") else "folder of photographs"
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="PATH", help=kind)
+    parser.add_argument(
+        "--tfrecords", metavar="PATTERN", help="TFRecord files, in the place of --train-annotations and --train-images"
+    )
+
+
+def given_data(args: argparse.Namespace) -> dict[str, str]:
+    """What was typed for `add_data_options`, by the keys of the config."""
+    given = {f"data.{name}": getattr(args, name) for name in _DATA_OPTIONS} | {"data.train_tfrecords": args.tfrecords}
+    return {key: text for key, text in given.items() if text}
+
+
 def _is_override(word: object) -> bool:
     return OVERRIDE.match(str(word)) is not None and not os.path.exists(str(word))
 

@@ -2,13 +2,11 @@
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, any_path, make_main
+from dh_keras.commands.parser import CommandParser, add_data_options, any_path, given_data, make_main
 from dh_keras.config.load import DEFAULT_CONFIG, load_config
 from dh_keras.errors import ConfigError
 from dh_keras.run.run_folder import CONFIG_FILE, next_free_run, open_run
 from dh_keras.training.workers.cluster import prepare_environment, read_cluster
-
-DATA_ARGUMENTS = ("train_annotations", "train_images", "val_annotations", "val_images")
 
 
 def make_parser() -> CommandParser:
@@ -18,12 +16,7 @@ def make_parser() -> CommandParser:
         type=any_path,
         help=f"YAML file or name of a ready config (default: {DEFAULT_CONFIG.stem}, or the run's own with --resume)",
     )
-    for name in DATA_ARGUMENTS:
-        kind = "COCO JSON file" if name.endswith("annotations") else "folder of photographs"
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar="PATH", help=kind)
-    parser.add_argument(
-        "--tfrecords", metavar="PATTERN", help="TFRecord files, in the place of --train-annotations and --train-images"
-    )
+    add_data_options(parser)
     parser.add_argument(
         "--strategy", choices=("none", "mirrored", "multi_worker"), default="none", help="devices to use"
     )
@@ -39,8 +32,7 @@ def make_parser() -> CommandParser:
 def run(args: argparse.Namespace) -> None:
     if args.resume and args.output is None:
         raise ConfigError("--resume: needs --output RUN, the folder of the run to go on with")
-    given = {f"data.{name}": getattr(args, name) for name in DATA_ARGUMENTS} | {"data.train_tfrecords": args.tfrecords}
-    given = {key: text for key, text in given.items() if text}
+    given = given_data(args)
     changes = [*(f"{key}={text}" for key, text in given.items()), *args.overrides]
     path = args.config or (open_run(args.output).path / CONFIG_FILE if args.resume else DEFAULT_CONFIG)
     config = load_config(path, args.overrides, values=given)

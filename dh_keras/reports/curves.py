@@ -11,9 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from dh_keras.errors import DataError, one_line
 from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
 from dh_keras.reports.plotting import line_colors, new_figure, save_figure, say_nothing_to_show, style_panel
+from dh_keras.training.recording import VALIDATION_LOSSES
 
 NEEDED = ("epoch", "step", *LOSS_NAMES, "total_loss", "lr", "images_per_second", "data_wait", "AP", "AP50", "AP75")
-VALIDATION = tuple(f"val_{name}" for name in (*LOSS_NAMES, "total_loss"))  # runs of version 0.1 lack them
+OTHERS = ("APs", "APm", "APl", *VALIDATION_LOSSES)  # may be missing
 Row = dict[str, float | None]
 
 
@@ -40,7 +41,7 @@ def _read_rows(path: Path, reader: csv.DictReader) -> list[Row]:
     rows = []
     for row in reader:
         try:
-            rows.append({name: float(row[name]) if row.get(name) else None for name in (*NEEDED, *VALIDATION)})
+            rows.append({name: float(row[name]) if row.get(name) else None for name in (*NEEDED, *OTHERS)})
         except ValueError as error:
             raise DataError(f"{path}: line {reader.line_num}: expected numbers: {one_line(error)}") from error
         if rows[-1]["epoch"] is None or row["AP75"] is None:

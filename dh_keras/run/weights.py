@@ -118,6 +118,19 @@ def _copy_arrays(source: Path, target: Path, same_classes: bool) -> list[str]:
     return skipped
 
 
+def count_parameters(path: Path) -> int:
+    """Numbers in a weights file, statistics of norms included.
+
+    Raises:
+        DataError: when it cannot be read.
+    """
+    try:
+        with local_file(path) as local, h5py.File(local, "r") as file:
+            return sum(array.size for array in _arrays(file).values())
+    except _DAMAGED as error:
+        raise DataError(f"{path}: is damaged: {one_line(error)}") from error
+
+
 def _arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
     found = {}
     file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
