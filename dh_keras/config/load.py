@@ -13,7 +13,7 @@ from yaml import MarkedYAMLError
 
 from dh_keras.config.checks import validate_config
 from dh_keras.config.options import flatten
-from dh_keras.config.schema import PATH_KEYS, Config, ModelConfig
+from dh_keras.config.schema import HUB_PREFIX, IMAGENET_PIXELS, PATH_KEYS, Config, ModelConfig
 from dh_keras.errors import ConfigError, one_line, reason_of
 from dh_keras.files import is_utf8, write_text
 from dh_keras.modeling.variants import VARIANTS
@@ -157,8 +157,17 @@ def _complete(tree: Any, overrides: Sequence[str]) -> Config:
     except OmegaConfBaseException as error:  # ${a key that is not there}
         raise ConfigError(f"key {error.full_key}: {_first_line(error)}") from error
     _resolve_loss_weights(config.model)
+    if not config.model.backbone.name.startswith(HUB_PREFIX):  # else KerasHub is asked when the model is made
+        resolve_pixels(config.model, IMAGENET_PIXELS)
     validate_config(config)
     return config
+
+
+def resolve_pixels(model: ModelConfig, statistics: Mapping[str, list[float]]) -> None:
+    """Replace null in a config by numbers."""
+    for name, values in statistics.items():
+        if getattr(model, name) is None:
+            setattr(model, name, list(values))
 
 
 def _keep_path(override: str) -> str:

@@ -21,6 +21,7 @@ MOST_STEPS = 10**12
 MOST_JITTER = 10.0
 AUGMENTATIONS = ("none", "flip", "multi_scale", "randaugment", "autoaugment_v0")
 # Where files are, which may differ from machine to machine; their content is compared where it matters.
+IMAGENET_PIXELS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375]}
 PATH_KEYS = (
     "data.train_annotations",
     "data.train_images",
@@ -206,8 +207,10 @@ class ModelConfig:
         variant: one of the paper's seven detectors.
         geometry: "continuous", or "legacy" for the authors' inclusive pixel boxes.
         channel_order: order in which the network sees the channels.
-        pixel_mean: subtracted from 0..255 pixels, in channel_order.
-        pixel_std: the difference is divided by this, in channel_order.
+        pixel_mean: subtracted from 0..255 pixels, in channel_order; null takes what a preset of KerasHub says of its
+            pixels, and ImageNet's 123.675, 116.28, 103.53 elsewhere.
+        pixel_std: the difference is divided by this, in channel_order; null as for pixel_mean, with 58.395, 57.12,
+            57.375.
         backbone, fpn, rpn, roi, fc_head, conv_head, loss_weights: the parts.
         score_threshold: detections must score more than this.
         nms_iou: a detection that overlaps a better one of its class more than this is dropped.
@@ -217,12 +220,8 @@ class ModelConfig:
     variant: str = option("double_head", choices=tuple(VARIANTS))
     geometry: str = option("continuous", choices=("continuous", "legacy"))
     channel_order: str = option("rgb", choices=("rgb", "bgr"))
-    pixel_mean: list[float] = option(
-        [123.675, 116.28, 103.53], length=3, least=-MOST, most=MOST, wording="three numbers"
-    )
-    pixel_std: list[float] = option(
-        [58.395, 57.12, 57.375], length=3, above=0, most=MOST, wording="three numbers above 0"
-    )
+    pixel_mean: list[float] | None = option(None, length=3, least=-MOST, most=MOST, wording="three numbers")
+    pixel_std: list[float] | None = option(None, length=3, above=0, most=MOST, wording="three numbers above 0")
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)

@@ -1,12 +1,10 @@
 """The only place where a config becomes objects."""
 
-import dataclasses
-
 import keras
 
 from dh_keras.config.schema import BackboneConfig, ModelConfig
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
-from dh_keras.modeling.hub_backbone import is_hub, make_hub_backbone, resolve_backbone
+from dh_keras.modeling.hub_backbone import is_hub, make_hub_backbone, resolve_model
 from dh_keras.modeling.keras_hooks import own_random_numbers
 from dh_keras.modeling.layers import FPN, ConvHead, FCHead, PixelNormalization, ResNet, RoIAlign, RPNHead
 from dh_keras.modeling.losses import loss_weights
@@ -44,7 +42,7 @@ def assemble_detector(
     """
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
-    config = dataclasses.replace(config, backbone=resolve_backbone(config.backbone))
+    config = resolve_model(config)
     with layer_precision(precision), own_random_numbers(seed):
         detector = _assemble(config, num_classes, seed, recompute_heads)
         detector.build()

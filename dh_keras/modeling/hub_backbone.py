@@ -12,9 +12,11 @@ from types import ModuleType
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from dh_keras.config.schema import HUB_PREFIX, BackboneConfig
+from dh_keras.config.load import resolve_pixels
+from dh_keras.config.schema import HUB_PREFIX, IMAGENET_PIXELS, BackboneConfig, ModelConfig
 from dh_keras.errors import ConfigError, one_line, pip_install
 from dh_keras.modeling.constants import SIZE_DIVISOR
 from dh_keras.modeling.keras_hooks import own_random_numbers
@@ -118,20 +120,49 @@ def is_hub(config: BackboneConfig) -> bool:
     return config.name.startswith(HUB_PREFIX)
 
 
-def resolve_backbone(config: BackboneConfig) -> BackboneConfig:
-    """Replace the name of a preset by its class, arguments and weights, so that a run needs no download to be read.
+def resolve_model(config: ModelConfig) -> ModelConfig:
+    """Replace the name of a preset by what it stands for, so that a run needs no download to be read.
 
     Args:
-        config: any; one that names no preset is returned as it is.
+        config: any; stays as it is.
 
     Returns:
-        A config whose `name` is "resnet" or "keras_hub:CLASS".
+        A config whose `backbone.name` is "resnet" or "keras_hub:CLASS", and whose pixel statistics are numbers: those
+        of the preset's weights where it has a preprocessor that says so.
 
     Raises:
-        ConfigError: when KerasHub is missing, knows no such name, or cannot get the preset.
+        ConfigError: when KerasHub is missing, knows no such name, cannot get the preset, or the preset says nothing of
+            its pixels and the config neither.
     """
-    if not is_hub(config):
+    if not is_hub(config.backbone):
         return config
+    config = dataclasses.replace(config, backbone=_resolve_backbone(config.backbone))
+    if config.pixel_mean is None or config.pixel_std is None:
+        preset = config.backbone.weights
+        resolve_pixels(config, IMAGENET_PIXELS if preset is None else _preset_pixels(preset, config.channel_order))
+    return config
+
+
+def _preset_pixels(name: str, channel_order: str) -> dict[str, list[float]]:
+    """Mean and standard deviation of 0..255 pixels that a preset's preprocessor subtracts and divides by."""
+    needed = "give model.pixel_mean and model.pixel_std, of pixels 0 to 255, as its weights were trained"
+    try:
+        converter = _import_keras_hub().layers.ImageConverter.from_preset(name)
+    except Exception as error:  # no such file in the preset, or no class for it
+        raise ConfigError(
+            f"key model.pixel_mean: the preset {name!r} does not say which pixels its weights expect "
+            f"({type(error).__name__}); {needed}"
+        ) from error
+    if channel_order != "rgb":
+        raise ConfigError(
+            f"key model.channel_order: the preset {name!r} is for RGB pixels, got {channel_order}; {needed}"
+        )
+    scale = np.broadcast_to(1.0 if converter.scale is None else converter.scale, 3).astype(np.float64)
+    offset = np.broadcast_to(0.0 if converter.offset is None else converter.offset, 3).astype(np.float64)
+    return {"pixel_mean": np.round(-offset / scale, 4).tolist(), "pixel_std": np.round(1 / scale, 4).tolist()}
+
+
+def _resolve_backbone(config: BackboneConfig) -> BackboneConfig:
     keras_hub = _import_keras_hub()
     name = config.name.removeprefix(HUB_PREFIX)
     if name in pyramid_backbones(keras_hub):

@@ -1,12 +1,10 @@
 """A new detector whose backbone starts from the weights that `model.backbone.weights` names."""
 
-import dataclasses
-
 from dh_keras.config.schema import ModelConfig
 from dh_keras.errors import ConfigError, DataError
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
-from dh_keras.modeling.hub_backbone import is_hub, load_hub_weights, resolve_backbone
+from dh_keras.modeling.hub_backbone import is_hub, load_hub_weights, resolve_model
 from dh_keras.modeling.layers.resnet import ResNet
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.pretrained import keras_applications
@@ -49,7 +47,7 @@ def build_detector(
         >>> detector.num_classes
         3
     """
-    config = dataclasses.replace(config, backbone=resolve_backbone(config.backbone))
+    config = resolve_model(config)
     detector = assemble_detector(
         config, num_classes=num_classes, seed=seed, precision=precision, recompute_heads=recompute_heads
     )

@@ -14,7 +14,7 @@ from dh_keras.errors import TrainingError, WriteError
 from dh_keras.files import CHOOSE_OR_RESUME, new_folder, require_new_folder, require_writable
 from dh_keras.inference.detector import Detector, ModelDetector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
-from dh_keras.modeling.hub_backbone import resolve_backbone
+from dh_keras.modeling.hub_backbone import resolve_model
 from dh_keras.paths import to_path
 from dh_keras.pretrained.build import build_detector
 from dh_keras.run.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, open_run, write_run
@@ -115,8 +115,7 @@ def _check_start(config: Config, output: Path, *, resume: bool, workers: Workers
 
 def _resolve(config: Config, begun: RunFolder | None) -> Config:
     """Return the config with its backbone's architecture, for which TensorFlow may compute; `begun` is resumed."""
-    backbone = resolve_backbone(config.model.backbone)
-    config = replace(config, model=replace(config.model, backbone=backbone))
+    config = replace(config, model=resolve_model(config.model))
     if begun is not None:
         check_config(config, begun)
     return config

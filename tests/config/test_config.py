@@ -139,8 +139,10 @@ def test_every_number_has_both_limits_or_is_checked_beside_others():
 
 def test_every_default_is_within_its_limits_and_no_two_configs_share_a_list():
     assert all(limits.allow(value) for _, value, limits in options(Config()))
-    Config().model.pixel_mean.append(0.0)
-    assert len(Config().model.pixel_mean) == 3
+    Config().model.rpn.anchor_ratios.append(0.0)
+    assert len(Config().model.rpn.anchor_ratios) == 3
+    load_config().model.pixel_mean.append(0.0)
+    assert load_config().model.pixel_mean == [123.675, 116.28, 103.53]
 
 
 @pytest.mark.parametrize(

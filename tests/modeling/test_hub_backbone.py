@@ -11,7 +11,7 @@ import tensorflow as tf
 import yaml
 
 from dh_keras.config.load import load_config
-from dh_keras.config.schema import BackboneConfig
+from dh_keras.config.schema import IMAGENET_PIXELS, BackboneConfig, ModelConfig
 from dh_keras.errors import ConfigError
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.folding import inference_copy
@@ -22,7 +22,7 @@ from dh_keras.modeling.hub_backbone import (
     make_hub_backbone,
     make_hub_model,
     pyramid_backbones,
-    resolve_backbone,
+    resolve_model,
 )
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.run.weights import initialize_weights, save_weights
@@ -116,8 +116,9 @@ def test_frozen_norms_and_stages_do_not_train():
 )
 def test_what_does_not_fit_is_refused_with_what_does(changes, expected):
     config = BackboneConfig(name="keras_hub:DenseNetBackbone", hub_arguments=DENSENET, norm="batch")
+    model = ModelConfig(backbone=dataclasses.replace(config, **changes), **IMAGENET_PIXELS)
     with pytest.raises(ConfigError, match=expected) as caught:
-        make_hub_backbone(resolve_backbone(dataclasses.replace(config, **changes)))
+        make_hub_backbone(resolve_model(model).backbone)
     assert "\n" not in str(caught.value)
 
 
@@ -150,7 +151,7 @@ def test_names_are_checked_with_the_config(override, expected):
 def test_without_kerashub_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ConfigError, match=r'install it with pip install "keras-hub<'):
-        resolve_backbone(BackboneConfig(name="keras_hub:DenseNetBackbone"))
+        resolve_model(ModelConfig(backbone=BackboneConfig(name="keras_hub:DenseNetBackbone")))
 
 
 def test_a_preset_becomes_class_arguments_and_weights(tmp_path):
@@ -158,13 +159,17 @@ def test_a_preset_becomes_class_arguments_and_weights(tmp_path):
     model.set_weights([np.random.default_rng(i).normal(0, 1, w.shape) for i, w in enumerate(model.get_weights())])
     model.save_to_preset(str(tmp_path / "preset"))
     name = f"keras_hub:{tmp_path / 'preset'}"
-    config = load_config(overrides=[f"model.backbone.name='{name}'", "model.backbone.norm=batch"])
-    backbone = resolve_backbone(config.model.backbone)
+    pixels = ("model.pixel_mean=[1,2,3]", "model.pixel_std=[4,5,6]")
+    config = load_config(overrides=[f"model.backbone.name='{name}'", "model.backbone.norm=batch", *pixels]).model
+    resolved = resolve_model(config)
+    assert (resolved.pixel_mean, resolved.pixel_std) == ([1, 2, 3], [4, 5, 6])
+    assert config.backbone.name == name
+    backbone = resolved.backbone
     assert (backbone.name, backbone.weights) == ("keras_hub:DenseNetBackbone", str(tmp_path / "preset"))
     assert backbone.hub_arguments["growth_rate"] == 4
     assert backbone.hub_arguments["image_shape"] == [None, None, 3]
     assert yaml.safe_load(yaml.safe_dump(backbone.hub_arguments)) == backbone.hub_arguments
-    assert resolve_backbone(backbone) == backbone
+    assert resolve_model(resolved) == resolved
     layer = make_hub_backbone(backbone)
     load_hub_weights(layer, backbone)
     for given, loaded in zip(cut_network(model).get_weights(), layer.network.get_weights(), strict=True):
@@ -172,6 +177,48 @@ def test_a_preset_becomes_class_arguments_and_weights(tmp_path):
     other = dataclasses.replace(backbone, hub_arguments={**backbone.hub_arguments, "growth_rate": 8})
     with pytest.raises(ConfigError, match=r"model\.backbone\.weights: .*preset is of another network than keras_hub:"):
         load_hub_weights(make_hub_backbone(other), other)
+
+
+def preset_config(tmp_path, *overrides, **converter):
+    """The model of a config with a preset, which has a preprocessor when its numbers are given."""
+    import keras_hub
+
+    folder = tmp_path / "preset"
+    make_hub_model("DenseNetBackbone", DENSENET).save_to_preset(str(folder))
+    if converter:
+        keras_hub.layers.DenseNetImageConverter(**converter).save_to_preset(str(folder))
+    names = [f"model.backbone.name='keras_hub:{folder}'", "model.backbone.norm=batch"]
+    return load_config(overrides=[*names, *overrides]).model
+
+
+@pytest.mark.parametrize(
+    ("converter", "mean", "std"),
+    [
+        ({"scale": 1 / 127.5, "offset": -1.0}, [127.5] * 3, [127.5] * 3),
+        ({"scale": [0.017, 0.018, 0.019], "offset": [-2.1, -2.0, -1.8]}, [123.5294, 111.1111, 94.7368], None),
+        ({"height": 64, "width": 64}, [0.0] * 3, [1.0] * 3),
+    ],
+)
+def test_pixel_statistics_are_those_of_the_presets_preprocessor(tmp_path, converter, mean, std):
+    config = preset_config(tmp_path, **converter)
+    assert (config.pixel_mean, config.pixel_std) == (None, None)
+    resolved = resolve_model(config)
+    np.testing.assert_allclose(resolved.pixel_mean, mean, atol=1e-4)
+    np.testing.assert_allclose(resolved.pixel_std, std or [58.8235, 55.5556, 52.6316], atol=1e-4)
+    pixels = np.array([10.0, 100.0, 200.0])
+    seen = pixels * converter.get("scale", 1.0) + converter.get("offset", 0.0)
+    np.testing.assert_allclose((pixels - resolved.pixel_mean) / resolved.pixel_std, seen, atol=1e-4)
+
+
+def test_pixel_statistics_are_asked_for_where_a_preset_has_none_and_are_imagenets_for_random_weights(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"preset' does not say which pixels .*; give model\.pixel_mean and model\.pixel_std"
+    ):
+        resolve_model(preset_config(tmp_path))
+    with pytest.raises(ConfigError, match=r"model\.channel_order: .*'.*preset' is for RGB pixels, got bgr"):
+        resolve_model(preset_config(tmp_path / "bgr", "model.channel_order=bgr", scale=1 / 127.5, offset=-1.0))
+    random = load_config(overrides=OVERRIDES).model
+    assert {name: getattr(resolve_model(random), name) for name in IMAGENET_PIXELS} == IMAGENET_PIXELS
 
 
 @pytest.fixture(scope="module")

@@ -411,7 +411,10 @@ def test_the_callers_config_stays_as_it_is_and_the_run_gets_the_resolved_one(mon
         given.append(config.model.backbone.depth)
         raise TrainingError("enough")
 
-    monkeypatch.setattr("dh_keras.training.loop.resolve_backbone", lambda backbone: replace(backbone, depth=50))
+    def deepen(model):
+        return replace(model, backbone=replace(model.backbone, depth=50))
+
+    monkeypatch.setattr("dh_keras.training.loop.resolve_model", deepen)
     monkeypatch.setattr("dh_keras.training.loop._prepare", prepare)
     with pytest.raises(TrainingError, match="enough"):
         train(config, output=tmp_path / "run")
@@ -438,14 +441,14 @@ def test_memory_growth_is_set_before_a_preset_lets_tensorflow_compute(
     """TensorFlow refuses it afterwards."""
     calls = []
 
-    def resolve(backbone):
+    def resolve(model):
         calls.append("preset")
         raise TrainingError("enough")
 
     devices = tf.config.list_physical_devices
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] if kind == "GPU" else devices(kind))
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: calls.append(f"{gpu} {on}"))
-    monkeypatch.setattr("dh_keras.training.loop.resolve_backbone", resolve)
+    monkeypatch.setattr("dh_keras.training.loop.resolve_model", resolve)
     output = tiny_run if resume else tmp_path / "run"
     with pytest.raises(TrainingError, match="enough"):
         train(load_config(overrides=tiny_overrides), output=output, resume=resume)
