@@ -8,6 +8,18 @@ from dh_keras.errors import ConfigError
 from dh_keras.run.run_folder import CONFIG_FILE, next_free_run, open_run
 from dh_keras.training.workers.cluster import prepare_environment, read_cluster
 
+# Options for what everybody changes: type, help, and the keys that they stand for.
+SHORT = {
+    "epochs": (int, "passes over the training images, train.epochs", ("train.epochs",)),
+    "batch": (int, "images of a step on all devices, data.batch_size", ("data.batch_size",)),
+    "size": (
+        int,
+        "longest side in pixels, data.min_size and data.max_size",
+        ("data.min_size", "data.max_size"),
+    ),
+    "lr": (float, "learning rate for train.base_batch_size images, train.lr", ("train.lr",)),
+}
+
 
 def make_parser() -> CommandParser:
     parser = CommandParser("train", __doc__)
@@ -17,6 +29,8 @@ def make_parser() -> CommandParser:
         help=f"YAML file or name of a ready config (default: {DEFAULT_CONFIG.stem}, or the run's own with --resume)",
     )
     add_data_options(parser)
+    for name, (kind, help_, _) in SHORT.items():
+        parser.add_argument(f"--{name}", type=kind, metavar="N", help=help_)
     parser.add_argument(
         "--strategy", choices=("none", "mirrored", "multi_worker"), default="none", help="devices to use"
     )
@@ -33,9 +47,11 @@ def run(args: argparse.Namespace) -> None:
     if args.resume and args.output is None:
         raise ConfigError("--resume: needs --output RUN, the folder of the run to go on with")
     given = given_data(args)
-    changes = [*(f"{key}={text}" for key, text in given.items()), *args.overrides]
+    short = [f"{key}={value}" for name in SHORT if (value := getattr(args, name)) is not None for key in SHORT[name][2]]
+    overrides = [*short, *args.overrides]
+    changes = [*(f"{key}={text}" for key, text in given.items()), *overrides]
     path = args.config or (open_run(args.output).path / CONFIG_FILE if args.resume else DEFAULT_CONFIG)
-    config = load_config(path, args.overrides, values=given)
+    config = load_config(path, overrides, values=given)
     output = args.output or next_free_run("runs", path.stem)
     print(f"config: {path}{' with ' + ' '.join(changes) if changes else ''}")
     print(f"run folder: {output}")

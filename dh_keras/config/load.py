@@ -37,7 +37,8 @@ def load_config(
         path: a YAML file, or the name of a ready one with or without `configs/` and `.yaml`, such as "shapes_tiny";
             a file that exists goes first. None reads `configs/shapes_tiny.yaml`.
         overrides: strings such as "train.lr=0.02" or "model.rpn.anchor_ratios=[0.5,1,2]"; what follows the = is YAML,
-            but for the keys of paths, whose text is taken as it is where it is not null, quoted or ${...}.
+            but for the keys of paths, whose text is taken as it is where it is not null, quoted or ${...}. One of
+            train.epochs and train.steps takes the place of the other, and drops that are not given move with it.
         values: {key: text} that goes before the file, and behind overrides; the text is never YAML.
 
     Returns:
@@ -144,6 +145,7 @@ def _defaults_beside(tree: Any) -> Any:
 
 def _complete(tree: Any, overrides: Sequence[str]) -> Config:
     """Apply overrides, resolve, validate."""
+    given = tree
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"override {override!r:.100}: expected key=value, such as train.lr=0.01")
@@ -152,6 +154,8 @@ def _complete(tree: Any, overrides: Sequence[str]) -> Config:
         except Exception as error:
             raise ConfigError(f"override {override!r:.100}: {_first_line(error)}") from error
         tree = _merge(tree, change, f"override {override!r:.100}")
+    if overrides:
+        tree = _follow_length(given, tree, {override.partition("=")[0] for override in overrides})
     try:
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:  # ${a key that is not there}
@@ -161,6 +165,21 @@ def _complete(tree: Any, overrides: Sequence[str]) -> Config:
         resolve_pixels(config.model, IMAGENET_PIXELS)
     validate_config(config)
     return config
+
+
+def _follow_length(given: Any, tree: Any, keys: set[str]) -> Any:
+    """Where an override gives epochs or steps, the other is null, and drops that it does not give keep their share."""
+    ours, theirs = (OmegaConf.to_container(one.train) for one in (tree, given))
+    lengths = {name: ours[name] for name in ("epochs", "steps") if f"train.{name}" in keys and ours[name] is not None}
+    if len(lengths) != 1 or not isinstance(*lengths.values(), int):  # two, or ${a reference}
+        return tree
+    ((name, now),) = lengths.items()
+    changes: dict[str, Any] = {{"epochs": "steps", "steps": "epochs"}[name]: None}
+    before = theirs["steps"] or theirs["epochs"]
+    if "train.drops" not in keys and isinstance(before, int):
+        drops = sorted({round(drop * now / before) for drop in theirs["drops"]})
+        changes["drops"] = [drop for drop in drops if 0 < drop < now]
+    return OmegaConf.merge(tree, {"train": changes})
 
 
 def resolve_pixels(model: ModelConfig, statistics: Mapping[str, list[float]]) -> None:

@@ -67,7 +67,6 @@ def test_every_key_is_read_by_the_package(key):
         ("data.scale_jitter=[0.5]", r"key data\.scale_jitter: expected null or two rising factors above 0"),
         ("data.repeat_threshold=2", r"key data\.repeat_threshold: expected a number from 0 to 1, got 2\.0"),
         ("data.val_annotations=x data.val_images=y", r"train_annotations: expected a COCO file \(or data\.train_tfrec"),
-        ("train.steps=10", r"key train\.epochs: expected it or train\.steps, one of the two"),
         ("train.drops=[3,2]", r"key train\.drops: expected rising numbers"),
         ("train.momentum=1.5", r"key train\.momentum: expected a number from 0 to 1, got 1\.5"),
         ("data.batch_size=0", r"key data\.batch_size: expected a number above 0 and at most \d+, got 0"),
@@ -264,6 +263,21 @@ def test_a_typed_path_is_used_as_it_is_and_comes_back_from_the_runs_config(tmp_p
     assert config.data.val_annotations == text
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == complete_config(config) == config
+
+
+def test_what_everybody_changes_has_short_options_and_an_override_goes_before_them(monkeypatch, tmp_path):
+    def stop(config, **options):
+        train, data = config.train, config.data
+        raise ConfigError(repr((train.epochs, train.drops, data.batch_size, data.min_size, data.max_size, train.lr)))
+
+    loop = types.ModuleType("loop")
+    loop.train = stop
+    monkeypatch.setitem(sys.modules, "dh_keras.training.loop", loop)
+    words = ["--epochs", "28", "--batch", "6", "--size", "320", "--lr", "0.5", "--output", str(tmp_path / "run")]
+    with pytest.raises(ConfigError, match=r"^\(28, \[22, 26\], 6, 320, 320, 0\.5\)$"):
+        train.run(train.make_parser().parse(words))
+    with pytest.raises(ConfigError, match=r"^\(28, \[22, 26\], 6, 240, 320, 0\.5\)$"):
+        train.run(train.make_parser().parse([*words, "data.min_size=240"]))
 
 
 def test_the_train_command_gives_its_paths_as_they_are(monkeypatch, tmp_path):

@@ -204,12 +204,33 @@ def test_a_file_that_says_how_long_to_train_takes_no_default_for_it(tmp_path, te
     assert (train.epochs, train.steps, train.drops) == expected
 
 
-def test_an_override_of_the_length_is_explicit(tmp_path):
-    train = load_config("double_head_r50_fpn_1x_coco", ["train.steps=4", "train.epochs=null", "train.drops=[]"]).train
-    assert (train.epochs, train.steps, train.drops) == (None, 4, [])
-    with pytest.raises(ConfigError, match=r"key train\.epochs: expected it or train\.steps, one of the two, got 12"):
-        load_config("double_head_r50_fpn_1x_coco", ["train.epochs=12"])
-    assert load_config(overrides=["train.epochs=20"]).train.epochs == 20
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        ("double_head_r50_fpn_1x_coco", ["train.steps=4", "train.epochs=null", "train.drops=[]"], (None, 4, [])),
+        ("double_head_r50_fpn_1x_coco", ["train.epochs=12"], (12, None, [8, 11])),
+        ("double_head_r50_fpn_1x_coco", ["train.steps=90000"], (None, 90_000, [60_000, 80_000])),
+        ("shapes_tiny", ["train.epochs=28"], (28, None, [22, 26])),
+        ("shapes_tiny", ["train.epochs=28", "train.lr=1"], (28, None, [22, 26])),
+        ("shapes_tiny", ["train.epochs=1"], (1, None, [])),
+        ("shapes_tiny", ["train.epochs=2"], (2, None, [])),
+        ("shapes_tiny", ["train.epochs=3"], (3, None, [2])),
+        ("shapes_tiny", ["train.steps=60"], (None, 60, [47, 56])),
+        ("shapes_tiny", ["train.steps=60", "train.drops=[7]"], (None, 60, [7])),
+        ("shapes_tiny", ["train.drops=[7]"], (14, None, [7])),
+        ("shapes_tiny", ["train.lr=1"], (14, None, [11, 13])),
+    ],
+)
+def test_an_override_of_the_length_takes_the_place_of_the_other_and_moves_the_drops(name, overrides, expected):
+    train = load_config(name, overrides).train
+    assert (train.epochs, train.steps, train.drops) == expected
+
+
+def test_two_lengths_or_none_are_refused():
+    with pytest.raises(ConfigError, match=r"key train\.epochs: expected it or train\.steps, one of the two, got 3"):
+        load_config(overrides=["train.epochs=3", "train.steps=9"])
+    with pytest.raises(ConfigError, match=r"key train\.epochs: expected it or train\.steps, one of the two, got None"):
+        load_config(overrides=["train.epochs=null"])
 
 
 def test_a_ready_config_is_found_by_name_from_any_folder_and_a_file_goes_first(tmp_path, monkeypatch):
