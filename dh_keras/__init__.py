@@ -17,6 +17,7 @@ _PUBLIC = {
     "Detector": "dh_keras.inference.detector",
     "export_saved_model": "dh_keras.serving.export",
     "import_checkpoint": "dh_keras.pretrained.importer",
+    "train": "dh_keras.training.loop",
 }
 __all__ = sorted(_PUBLIC)
 
@@ -38,8 +39,17 @@ def require_tensorflow_backend() -> None:
         )
 
 
+def quiet_tensorflow() -> None:
+    """Leave out what TensorFlow says when it is imported, unless TF_CPP_MIN_LOG_LEVEL asks for it.
+
+    It reports the lack of a GPU as an error; on a machine without one that is no news.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if os.path.exists("/dev/nvidiactl") else "3")
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'dh_keras' has no attribute {name!r}; public names: {', '.join(__all__)}")
     require_tensorflow_backend()
+    quiet_tensorflow()
     return getattr(importlib.import_module(_PUBLIC[name]), name)

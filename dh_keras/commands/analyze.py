@@ -10,7 +10,9 @@ from dh_keras.errors import ConfigError
 
 
 def make_parser() -> CommandParser:
-    parser = CommandParser("analyze", __doc__, words={"run": "RUN"})
+    parser = CommandParser(
+        "analyze", __doc__, words={"run": ("RUN", "run folder, as train and convert-checkpoint write it")}
+    )
     parser.add_argument(
         "--annotations", type=any_path, help="COCO JSON file, where the run's validation data has moved"
     )

@@ -9,7 +9,13 @@ from dh_keras.commands.parser import CommandParser, any_path, make_main
 
 
 def make_parser() -> CommandParser:
-    parser = CommandParser("analyze-heads", __doc__, words={"models": "MODEL [MODEL2]"})
+    parser = CommandParser(
+        "analyze-heads",
+        __doc__,
+        words={
+            "models": ("MODEL [MODEL2]", "run of double_head_ext, or two runs, one of single_fc and one of single_conv")
+        },
+    )
     parser.add_argument("--annotations", type=any_path, required=True, help="COCO JSON file")
     parser.add_argument("--images", type=any_path, required=True, help="folder of its images")
     parser.add_argument(

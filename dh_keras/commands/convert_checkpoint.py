@@ -6,7 +6,11 @@ from dh_keras.commands.parser import CommandParser, any_path, make_main
 
 
 def make_parser() -> CommandParser:
-    parser = CommandParser("convert-checkpoint", __doc__, words={"checkpoint": "CHECKPOINT"})
+    parser = CommandParser(
+        "convert-checkpoint",
+        __doc__,
+        words={"checkpoint": ("CHECKPOINT", ".pth file of the authors' release or of MMDetection")},
+    )
     parser.add_argument("--output", type=any_path, required=True, metavar="RUN", help="run folder to write")
     parser.add_argument(
         "--class-names",

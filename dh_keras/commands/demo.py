@@ -5,12 +5,12 @@ The page is served on this machine, to this machine only.
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, make_main
+from dh_keras.commands.parser import MODEL, CommandParser, make_main
 from dh_keras.paths import to_path
 
 
 def make_parser() -> CommandParser:
-    parser = CommandParser("demo", __doc__, words={"model": "MODEL"})
+    parser = CommandParser("demo", __doc__, words={"model": ("MODEL", MODEL)})
     parser.add_argument("--port", type=int, default=7860, help="TCP port of the page, on 127.0.0.1 only")
     parser.add_argument("--score", type=float, default=0.5, help="where the slider for the score starts")
     return parser

@@ -2,14 +2,14 @@
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, any_path, make_main
+from dh_keras.commands.parser import MODEL, CommandParser, any_path, make_main
 from dh_keras.errors import DataError
 from dh_keras.files import new_file, require_absent, write_json
 from dh_keras.run.classes import class_labels
 
 
 def make_parser() -> CommandParser:
-    parser = CommandParser("evaluate", __doc__, words={"model": "MODEL"})
+    parser = CommandParser("evaluate", __doc__, words={"model": ("MODEL", MODEL)})
     parser.add_argument("--annotations", type=any_path, required=True, help="COCO JSON file")
     parser.add_argument("--images", type=any_path, required=True, help="folder of its images")
     parser.add_argument("--output", type=any_path, help="JSON file to write")

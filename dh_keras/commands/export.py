@@ -7,7 +7,9 @@ from dh_keras.modeling.constants import PRECISIONS, TARGETS
 
 
 def make_parser() -> CommandParser:
-    parser = CommandParser("export", __doc__, words={"run": "RUN"})
+    parser = CommandParser(
+        "export", __doc__, words={"run": ("RUN", "run folder, as train and convert-checkpoint write it")}
+    )
     parser.add_argument(
         "--output", type=any_path, required=True, help="numbered folder to write, such as models/cells/1"
     )

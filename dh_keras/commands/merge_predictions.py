@@ -7,7 +7,12 @@ from dh_keras.paths import to_path
 
 
 def make_parser() -> CommandParser:
-    parser = CommandParser("merge-predictions", __doc__, words={"shards": "DIR..."}, overrides=False)
+    parser = CommandParser(
+        "merge-predictions",
+        __doc__,
+        words={"shards": ("DIR...", "outputs of predict --shard, all of them")},
+        overrides=False,
+    )
     parser.add_argument("--output", type=any_path, required=True, help="new folder for the predictions")
     return parser
 

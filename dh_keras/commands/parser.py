@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from dh_keras import require_tensorflow_backend
+from dh_keras import quiet_tensorflow, require_tensorflow_backend
 from dh_keras.config.schema import Config
 from dh_keras.errors import DataError, Interrupted, UserError, visible
 from dh_keras.paths import to_path
 
+MODEL = "run folder, or SavedModel folder that export wrote"
 OVERRIDE = re.compile(rf"({'|'.join(field.name for field in dataclasses.fields(Config))})(\.[\w.]*)?=")
 
 
@@ -35,18 +36,26 @@ class CommandParser(argparse.ArgumentParser):
     Args:
         name: the command, as it is typed.
         description: what it does.
-        words: the positional arguments in their order, each with how the usage shows it: `MODEL` is one word,
-            `DIR...` and `MODEL [MODEL2]` are all that are left and at least one, `[SOURCE...]` may also be none.
+        words: the positional arguments in their order, each with how the usage shows it and what it is: `MODEL` is
+            one word, `DIR...` and `MODEL [MODEL2]` are all that are left and at least one, `[SOURCE...]` may also be
+            none.
         overrides: whether the command reads a config that can be changed.
     """
 
-    def __init__(self, name: str, description: str, *, words: Mapping[str, str] | None = None, overrides: bool = True):
-        self.words = dict(words or {})
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        *,
+        words: Mapping[str, tuple[str, str]] | None = None,
+        overrides: bool = True,
+    ):
+        self.words = {word: shown for word, (shown, _) in (words or {}).items()}
         self.overrides = overrides
         shown = [*self.words.values(), "[options]", *(["[key=value ...]"] if overrides else [])]
         super().__init__(
             prog=f"dh-keras {name}",
-            description=description,
+            description=" ".join([description, *(f"{shown}: {meaning}." for shown, meaning in (words or {}).values())]),
             usage=f"%(prog)s {' '.join(shown)}",
             formatter_class=_HelpFormatter,
         )
@@ -121,8 +130,7 @@ def run_command(
         if isinstance(stream, io.TextIOWrapper):  # no name of a class or a file ends a run
             stream.reconfigure(errors="backslashreplace")
     args = parser.parse(argv)
-    # TensorFlow reports the lack of a GPU as an error; on a machine without one that is no news.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidiactl").exists() else "3")
+    quiet_tensorflow()
     # What imports and traces make stays: looking for garbage among it, above all when the process ends, is in vain.
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)

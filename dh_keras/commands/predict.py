@@ -3,14 +3,20 @@
 import argparse
 import sys
 
-from dh_keras.commands.parser import CommandParser, any_path, make_main
+from dh_keras.commands.parser import MODEL, CommandParser, any_path, make_main
 from dh_keras.paths import to_path
 
 SHOWN_ERRORS = 10
 
 
+WORDS = {
+    "model": ("MODEL", MODEL),
+    "sources": ("[SOURCE...]", "photographs, videos, folders of them, and patterns such as 'cells/*.jpg'"),
+}
+
+
 def make_parser() -> CommandParser:
-    parser = CommandParser("predict", __doc__, words={"model": "MODEL", "sources": "[SOURCE...]"})
+    parser = CommandParser("predict", __doc__, words=WORDS)
     parser.add_argument(
         "--output", type=any_path, required=True, help="new folder for the predictions and the pictures"
     )

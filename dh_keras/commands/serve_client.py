@@ -7,7 +7,12 @@ from dh_keras.commands.parser import CommandParser, any_path, make_main
 
 
 def make_parser() -> CommandParser:
-    parser = CommandParser("serve-client", __doc__, words={"images": "IMAGE_OR_DIR..."}, overrides=False)
+    parser = CommandParser(
+        "serve-client",
+        __doc__,
+        words={"images": ("IMAGE_OR_DIR...", "photographs, and folders of them")},
+        overrides=False,
+    )
     parser.usage = "%(prog)s IMAGE_OR_DIR... (--rest URL | --grpc HOST:PORT) --model NAME --output OUTPUT [options]"
     server = parser.add_mutually_exclusive_group(required=True)
     server.add_argument("--rest", metavar="URL", help="REST address of the server, such as http://localhost:8501")

@@ -43,12 +43,17 @@ def make_parser() -> CommandParser:
     return parser
 
 
+def given_overrides(args: argparse.Namespace) -> list[str]:
+    """Short options as what they stand for, and the overrides, which go before them."""
+    short = [f"{key}={value}" for name in SHORT if (value := getattr(args, name)) is not None for key in SHORT[name][2]]
+    return [*short, *args.overrides]
+
+
 def run(args: argparse.Namespace) -> None:
     if args.resume and args.output is None:
         raise ConfigError("--resume: needs --output RUN, the folder of the run to go on with")
     given = given_data(args)
-    short = [f"{key}={value}" for name in SHORT if (value := getattr(args, name)) is not None for key in SHORT[name][2]]
-    overrides = [*short, *args.overrides]
+    overrides = given_overrides(args)
     changes = [*(f"{key}={text}" for key, text in given.items()), *overrides]
     path = args.config or (open_run(args.output).path / CONFIG_FILE if args.resume else DEFAULT_CONFIG)
     config = load_config(path, overrides, values=given)

@@ -147,7 +147,7 @@ class CocoDataset:
         return self.classes[self.box_offsets[index] : self.box_offsets[index + 1]]
 
     def summary(self) -> str:
-        """Return a table of the categories with their boxes, and a line with the counts that are not zero."""
+        """Return a line with the counts that are not zero, and a table of the categories with their boxes."""
         per_class = np.bincount(self.classes, minlength=self.num_classes)
         rows = [("id", "category", "boxes")]
         rows += [
@@ -156,9 +156,13 @@ class CocoDataset:
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [f"{row[0]:>{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]
+        return "\n".join([self.counts_line, *lines])
+
+    @property
+    def counts_line(self) -> str:
+        """The counts that are not zero, such as "100 images, 419 boxes"."""
         shown = {name: count for name, count in self.counts.items() if count or name in ("images", "boxes")}
-        lines.append(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in shown.items()))
-        return "\n".join(lines)
+        return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in shown.items())
 
 
 def has_size(xywh: np.ndarray) -> np.ndarray:

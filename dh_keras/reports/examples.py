@@ -73,7 +73,7 @@ def write_ranked(
 def draw_comparison(
     image: np.ndarray, matches: ImageMatches, dataset: CocoDataset, index: int, *, score: float
 ) -> np.ndarray:
-    """Draw ground truth and predictions side by side with a title and a legend, uint8 [H, W, 3].
+    """Draw predictions and ground truth side by side with a title and a legend, uint8 [H, W, 3].
 
     Args:
         image: uint8 [H, W, 3], the upright image.
@@ -101,10 +101,10 @@ def draw_comparison(
     found, boxes = int(matches.correct.sum()), len(matches.gt_boxes)
     summary = f"{found} of {boxes} boxes found" if boxes else "no box"
     titles = (
-        f"annotated in {Path(dataset.paths[index]).name}: {summary}",
         f"predictions above {score:g}: F1 {matches.f1:.2f}, {matches.missed_count} missed, {matches.false_count} false",
+        f"annotated in {Path(dataset.paths[index]).name}: {summary}",
     )
-    return _with_legend(side_by_side(truth, predictions, titles))
+    return _with_legend(side_by_side(predictions, truth, titles))
 
 
 def _with_legend(picture: np.ndarray) -> np.ndarray:

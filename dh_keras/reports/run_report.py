@@ -58,7 +58,7 @@ def analyze_run(
     metrics_file = run.path / METRICS_FILE
     history = read_metrics(metrics_file) if metrics_file.is_file() else []
     val = load_validation(run, annotations, images)
-    print(f"run: {run.path}, {weights.name}\nvalidation data: {val.summary()}")
+    print(f"run: {run.path}, {weights.name}\nvalidation data: {val.counts_line}")
     detector = ModelDetector.from_run(run)
     found = detect_with_bar(detector, val, batch_size=detector.batch_size)
     detections = found["detections"]

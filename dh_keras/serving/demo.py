@@ -147,13 +147,14 @@ def _inputs(gr: Any, heads: list[str], score: float) -> tuple[Any, Any, Any]:
         height=260,
         elem_id="photograph",
     )
-    head = gr.Radio(heads, value=heads[0], label="Heads", elem_id="heads")
+    head = gr.Radio(heads, value=heads[0], label="Heads", elem_id="heads", visible=len(heads) > 1)
     return image, head, gr.Slider(0, 1, value=score, step=0.01, label="Score above", elem_id="score")
 
 
 def _outputs(gr: Any) -> list[Any]:
     buttons = ["download", "fullscreen"]
-    picture = gr.Image(label="Detections", format="png", interactive=False, buttons=buttons, elem_id="picture")
+    # Without the label, which lies over the picture's corner and what is drawn there.
+    picture = gr.Image(show_label=False, format="png", interactive=False, buttons=buttons, elem_id="picture")
     sentence = gr.Markdown(_INVITATION, elem_id="sentence")
     headers = list(TABLE_COLUMNS)
     table = gr.Dataframe(headers=headers, label="Boxes in pixels", interactive=False, max_height=260, elem_id="table")

@@ -20,7 +20,7 @@ from dh_keras.run.classes import read_classes
 
 @pytest.fixture
 def parser():
-    parser = CommandParser("test", "Test.", words={"run": "RUN"})
+    parser = CommandParser("test", "Test.", words={"run": ("RUN", "a run")})
     parser.add_argument("--verify", nargs="+", type=Path, default=[])
     parser.add_argument("--output", type=Path)
     return parser
@@ -61,7 +61,7 @@ def test_only_keys_of_the_config_are_overrides(parser, capsys):
 
 
 def test_some_arguments_take_several_words():
-    parser = CommandParser("test", "Test.", words={"model": "MODEL", "sources": "[SOURCE...]"})
+    parser = CommandParser("test", "Test.", words={"model": ("MODEL", "a model"), "sources": ("[SOURCE...]", "files")})
     args = parser.parse(["runs/a", "a.jpg", "train.lr=0.1", "b.jpg"])
     assert (args.model, args.sources) == ("runs/a", ["a.jpg", "b.jpg"])
     assert args.overrides == ["train.lr=0.1"]
@@ -70,7 +70,7 @@ def test_some_arguments_take_several_words():
 
 @pytest.mark.parametrize("shown", ["MODEL...", "MODEL [MODEL2]"])
 def test_what_takes_several_words_may_need_one(shown, capsys):
-    parser = CommandParser("test", "Test.", words={"models": shown})
+    parser = CommandParser("test", "Test.", words={"models": (shown, "models")})
     assert parser.parse(["runs/a", "runs/b"]).models == ["runs/a", "runs/b"]
     with pytest.raises(SystemExit):
         parser.parse([])
@@ -79,7 +79,7 @@ def test_what_takes_several_words_may_need_one(shown, capsys):
 
 
 def test_a_command_without_a_config_takes_no_overrides(capsys):
-    parser = CommandParser("test", "Test.", words={"run": "RUN"}, overrides=False)
+    parser = CommandParser("test", "Test.", words={"run": ("RUN", "a run")}, overrides=False)
     assert parser.parse(["runs/a"]).run == "runs/a"
     with pytest.raises(SystemExit) as stopped:
         parser.parse(["runs/a", "train.lr=0.1"])

@@ -488,10 +488,10 @@ def test_summary_is_a_table_of_categories_with_the_counts(coco):
     coco.box(1, [1, 2, 3, 4], category_id=3)
     coco.box(1, [1, 2, 3, -4], category_id=1)
     assert coco.load().summary().splitlines() == [
+        "1 images, 2 boxes, 1 degenerate",
         "id  category  boxes",
         " 1  dog           0",
         " 3  cat           2",
-        "1 images, 2 boxes, 1 degenerate",
     ]
 
 

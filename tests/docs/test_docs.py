@@ -13,6 +13,7 @@ import yaml
 from test_imports import ROOMS
 
 import dh_keras
+from dh_keras.commands.train import given_overrides
 from dh_keras.config.load import load_config
 from dh_keras.config.options import flatten
 from dh_keras.config.schema import Config
@@ -78,7 +79,7 @@ def test_commands_parse(command):
     for override in args.overrides:
         assert is_config_path(override.partition("=")[0]), override
     if hasattr(args, "config") and not str(args.config).startswith("runs/"):
-        load_config(args.config, args.overrides)
+        load_config(args.config, given_overrides(args) if "epochs" in args else args.overrides)
 
 
 @EVERY_PAGE

@@ -251,11 +251,11 @@ def test_pictures_show_what_became_of_each_box_by_colour(by_hand, tmp_path):
         column = x * factor + right * (300 * factor + gap)
         return tuple(picture[strip + (y + 30) * factor, column].tolist())
 
-    assert color_at(10, 10, right=False) == FOUND
-    assert color_at(10, 100, right=False) == CONFUSED
-    assert color_at(100, 10, right=False) == MISSED
+    assert color_at(10, 10, right=True) == FOUND
     assert color_at(10, 100, right=True) == CONFUSED
-    assert color_at(150, 200, right=True) == FALSE
+    assert color_at(100, 10, right=True) == MISSED
+    assert color_at(10, 100, right=False) == CONFUSED
+    assert color_at(150, 200, right=False) == FALSE
     large = draw_comparison(np.zeros((3000, 2000, 3), np.uint8), matches, dataset, 0, score=0.55)
     assert 1000 < large.shape[0] < 1150
     assert large.shape[1] < 1500
