@@ -15,7 +15,7 @@ import tensorflow as tf
 from dh_keras.data import transforms
 from dh_keras.data.canvases import canvases
 from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
-from dh_keras.modeling.constants import ROI_OUTPUT_SIZE, SIZE_DIVISOR
+from dh_keras.modeling.constants import SIZE_DIVISOR
 from dh_keras.modeling.detections import Detections
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.ops.indexing import on_host
@@ -162,11 +162,12 @@ class ServingModule(tf.Module):
             "largest" float32 [B], of all that they predict: a server leaves out what no output depends on.
         """
         detector, largest = self.detector, []
-        side, channels = ROI_OUTPUT_SIZE, detector.fpn.channels
+        channels = detector.fpn.channels
         with traced_for(self.target):
-            blank = tf.ones([tf.reduce_max(rois), side, side, channels], detector.fpn.compute_dtype)
             for spec in detector.variant.heads:
                 if spec.kind == "conv":
+                    shape = [tf.reduce_max(rois), *detector.roi_align["conv"].output_size, channels]
+                    blank = tf.ones(shape, detector.fpn.compute_dtype)
                     predictions = detector.heads[spec.name](blank, training=False).values()
                     largest += [tf.reduce_max(prediction) for prediction in predictions]
         return {"largest": tf.fill(tf.shape(rois), tf.reduce_max(largest))}

@@ -1,13 +1,14 @@
 """RoIAlign over all pyramid levels and images at once (Mask R-CNN, section 3; FPN paper, equation 1).
 
 Bilinear sampling followed by averaging is linear in the features, and its weights are products of a vertical and a
-horizontal weight. So the pooling of every RoI is one row block of a sparse matrix, [R * 49, cells of all levels and
+horizontal weight. So the pooling of every RoI is one row block of a sparse matrix, [R * S * S, cells of all levels and
 images], that is multiplied with the feature table [cells, C]. That is exact for every sampling ratio, border rule and
 geometry, costs no work on unused levels, and its gradient is the transposed product.
 
-Letters: R RoIs, S output cells per side (7), E weight entries per output cell and axis, C channels.
+Letters: R RoIs, S output cells along an axis (7), E weight entries per output cell and axis, C channels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -15,7 +16,6 @@ import tensorflow as tf
 from dh_keras.modeling.constants import (
     CANONICAL_ROI_LEVEL,
     CANONICAL_ROI_SIZE,
-    LEVEL_STRIDES,
     ROI_LEVELS,
     ROI_OUTPUT_SIZE,
 )
@@ -41,53 +41,59 @@ class AxisWeights(NamedTuple):
     counts: tf.Tensor | None
 
 
-def roi_levels(rois: tf.Tensor) -> tf.Tensor:
-    """Pyramid level of each RoI, floor(4 + log2(sqrt(area) / 224 + 1e-6)) clamped to P2..P5.
+def roi_levels(rois: tf.Tensor, *, levels: Sequence[str] = ROI_LEVELS) -> tf.Tensor:
+    """Pyramid level of each RoI, floor(4 + log2(sqrt(area) / 224 + 1e-6)), or the next finer one that there is.
 
     Args:
         rois: float32 [R, 4], pixels, before they are scaled for a head.
+        levels: such as "P2", "P3", from the finest to the coarsest. RoIs that belong to a finer one than the first are
+            pooled from the first.
 
     Returns:
-        int64 [R], 0 for P2 .. 3 for P5.
+        int64 [R], places in levels.
     """
     size = tf.sqrt(box_area(rois))
     level = tf.floor(CANONICAL_ROI_LEVEL + tf.math.log(size / CANONICAL_ROI_SIZE + 1e-6) / tf.math.log(2.0))
-    first = int(ROI_LEVELS[0][1:])
-    return tf.clip_by_value(tf.cast(level, tf.int64) - first, 0, len(ROI_LEVELS) - 1)
+    coarser = tf.constant([float(name[1:]) for name in levels[1:]], shape=[len(levels) - 1])
+    return tf.reduce_sum(tf.cast(level[:, None] >= coarser, tf.int64), axis=1)
 
 
 def roi_align(
     features_per_level: dict[str, tf.Tensor],
     rois: tf.Tensor,
     image_index: tf.Tensor,
-    levels: tf.Tensor,
+    level_index: tf.Tensor,
     *,
     sampling_ratio: int,
     geometry: str = "continuous",
+    output_size: tuple[int, int] = (ROI_OUTPUT_SIZE, ROI_OUTPUT_SIZE),
+    levels: Sequence[str] = ROI_LEVELS,
     differentiable: bool = True,
 ) -> tf.Tensor:
-    """Pool a 7x7 feature map for every RoI.
+    """Pool a feature map of one size for every RoI.
 
     Args:
-        features_per_level: float [B, H, W, C] for each of "P2".."P5"; other keys are left alone.
+        features_per_level: float [B, H, W, C] for each of the levels; other keys are left alone.
         rois: float32 [R, 4], pixels of the resized image, already scaled for the head; may lie outside the image.
         image_index: integers [R], which of the B images an RoI belongs to.
-        levels: integers [R], from `roi_levels` of the unscaled RoIs.
+        level_index: integers [R], from `roi_levels` of the unscaled RoIs.
         sampling_ratio: samples per bin and axis; 0 takes ceil(bin size in cells).
         geometry: "continuous" shifts samples by half a cell; "legacy" does not, ends an RoI at its last inclusive
             pixel and makes it at least one cell high and wide.
+        output_size: cells along both axes, S and S.
+        levels: the keys that are pooled from, "P2" with a stride of 4, "P3" with one of 8 and so on.
         differentiable: False leaves the gradient out of the graph, for graphs that are served.
 
     Returns:
-        float [R, 7, 7, C] in the features' dtype. Samples more than one cell outside the map count as 0. Gradients
+        float [R, S, S, C] in the features' dtype. Samples more than one cell outside the map count as 0. Gradients
         flow to the features, not to the RoIs.
     """
     num_rois = tf.shape(rois)[0]
     # A sparse matrix without entries or rows breaks the kernels of the product: an empty RoI stands in.
-    arrays = (tf.stop_gradient(rois), tf.cast(image_index, tf.int64), tf.cast(levels, tf.int64))
-    rois, image_index, levels = (pad_rows(array, tf.maximum(num_rois, 1)) for array in arrays)
+    arrays = (tf.stop_gradient(rois), tf.cast(image_index, tf.int64), tf.cast(level_index, tf.int64))
+    rois, image_index, level_index = (pad_rows(array, tf.maximum(num_rois, 1)) for array in arrays)
 
-    maps = [features_per_level[level] for level in ROI_LEVELS]
+    maps = [features_per_level[level] for level in levels]
     channels = maps[0].shape[-1]
     table = tf.concat([tf.reshape(tf.cast(m, tf.float32), [-1, channels]) for m in maps], axis=0)
     sizes = map_sizes(maps)
@@ -96,46 +102,56 @@ def roi_align(
         cells_per_map = sizes[:, 0] * sizes[:, 1]
         first_of_level = tf.cumsum(tf.cast(batch, tf.int64) * cells_per_map, exclusive=True)
         numbers = tf.concat([sizes, cells_per_map[:, None], first_of_level[:, None]], axis=1)
-    numbers = tf.gather(numbers, levels)
+    numbers = tf.gather(numbers, level_index)
     map_size = numbers[:, :2]
     first_cell = numbers[:, 3] + image_index * numbers[:, 2]
-    strides = tf.gather(tf.constant([float(LEVEL_STRIDES[level]) for level in ROI_LEVELS]), levels)
+    strides = tf.gather(tf.constant([2.0 ** int(level[1:]) for level in levels]), level_index)
 
-    vertical = _axis_weights(rois[:, 0], rois[:, 2], strides, map_size[:, 0], sampling_ratio, geometry)
-    horizontal = _axis_weights(rois[:, 1], rois[:, 3], strides, map_size[:, 1], sampling_ratio, geometry)
+    vertical, horizontal = (
+        _axis_weights(
+            rois[:, axis], rois[:, axis + 2], strides, map_size[:, axis], output_size[axis], sampling_ratio, geometry
+        )
+        for axis in range(2)
+    )
     assemble = _assemble_dense if vertical.counts is None else _assemble_ragged
     indices, weights = assemble(first_cell, map_size[:, 1], vertical, horizontal)
-    num_rows = tf.shape(rois)[0] * ROI_OUTPUT_SIZE * ROI_OUTPUT_SIZE
+    num_rows = tf.shape(rois)[0] * output_size[0] * output_size[1]
     multiply = _differentiable_sparse_matmul if differentiable else _sparse_matmul
     pooled = multiply(indices, weights, num_rows, table)
-    pooled = tf.reshape(pooled, [-1, ROI_OUTPUT_SIZE, ROI_OUTPUT_SIZE, channels])[:num_rois]
+    pooled = tf.reshape(pooled, [-1, *output_size, channels])[:num_rois]
     return tf.cast(pooled, maps[0].dtype)
 
 
 def _axis_weights(
-    start: tf.Tensor, end: tf.Tensor, strides: tf.Tensor, map_size: tf.Tensor, sampling_ratio: int, geometry: str
+    start: tf.Tensor,
+    end: tf.Tensor,
+    strides: tf.Tensor,
+    map_size: tf.Tensor,
+    num_bins: int,
+    sampling_ratio: int,
+    geometry: str,
 ) -> AxisWeights:
     """Interpolation weights of every bin along one axis; start and end in pixels, map_size in cells, each [R]."""
     if geometry == "legacy":
         start = start / strides
-        bin_size = tf.maximum((end - 1.0) / strides - start, 1.0) / ROI_OUTPUT_SIZE
+        bin_size = tf.maximum((end - 1.0) / strides - start, 1.0) / num_bins
     else:
-        bin_size = (end - start) / strides / ROI_OUTPUT_SIZE
+        bin_size = (end - start) / strides / num_bins
         start = start / strides - 0.5
+    bins = tf.range(num_bins, dtype=tf.float32)[None, :, None]
     if sampling_ratio > 0:
-        return _fixed_weights(start, bin_size, tf.cast(map_size, tf.float32), sampling_ratio)
-    return _adaptive_weights(start, bin_size, tf.cast(map_size, tf.float32))
+        return _fixed_weights(start, bin_size, bins, tf.cast(map_size, tf.float32), sampling_ratio)
+    return _adaptive_weights(start, bin_size, bins, tf.cast(map_size, tf.float32))
 
 
 def _sample_positions(
-    start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor, samples: tf.Tensor, sample: tf.Tensor
+    start: tf.Tensor, bin_size: tf.Tensor, bins: tf.Tensor, map_size: tf.Tensor, samples: tf.Tensor, sample: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Positions [R, S, samples] in cells, moved onto the map, and the share of the bin's mean that each has.
 
     Of the numbers in sample, those below an RoI's own, in samples [R], count.
     """
     samples = samples[:, None, None]
-    bins = tf.range(ROI_OUTPUT_SIZE, dtype=tf.float32)[None, :, None]
     position = start[:, None, None] + (bins + (sample + 0.5) / tf.maximum(samples, 1.0)) * bin_size[:, None, None]
     map_size = map_size[:, None, None]
     counted = (sample < samples) & (position >= -1.0) & (position <= map_size)
@@ -143,11 +159,13 @@ def _sample_positions(
     return tf.clip_by_value(position, 0.0, map_size - 1.0), share
 
 
-def _fixed_weights(start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor, samples: int) -> AxisWeights:
+def _fixed_weights(
+    start: tf.Tensor, bin_size: tf.Tensor, bins: tf.Tensor, map_size: tf.Tensor, samples: int
+) -> AxisWeights:
     """Two entries, the cells on either side, for each of a fixed number of samples."""
     # As a constant it would be folded into others, and positions would round differently from one graph to the next.
     per_roi = tf.fill(tf.shape(start), float(samples))
-    position, share = _sample_positions(start, bin_size, map_size, per_roi, tf.range(samples, dtype=tf.float32))
+    position, share = _sample_positions(start, bin_size, bins, map_size, per_roi, tf.range(samples, dtype=tf.float32))
     low = tf.floor(position)
     high = tf.minimum(low + 1.0, map_size[:, None, None] - 1.0)
     fraction = position - low
@@ -156,7 +174,7 @@ def _fixed_weights(start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor, s
     return AxisWeights(tf.cast(cells, tf.int64), weights, counts=None)
 
 
-def _adaptive_weights(start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor) -> AxisWeights:
+def _adaptive_weights(start: tf.Tensor, bin_size: tf.Tensor, bins: tf.Tensor, map_size: tf.Tensor) -> AxisWeights:
     """As many samples as the bin spans cells, so n samples touch at most n + 1 neighbouring cells.
 
     What is computed for an RoI grows with the number of its cells along the axis, not with its square.
@@ -165,17 +183,16 @@ def _adaptive_weights(start: tf.Tensor, bin_size: tf.Tensor, map_size: tf.Tensor
     max_samples = tf.maximum(tf.reduce_max(samples), 1)  # also when all RoIs are empty
     offsets = count_up(max_samples + 1, tf.float32)
     per_roi = tf.cast(samples, tf.float32)
-    first, _ = _sample_positions(start, bin_size, map_size, per_roi, tf.zeros([1]))
+    first, _ = _sample_positions(start, bin_size, bins, map_size, per_roi, tf.zeros([1]))
     cells = tf.floor(first) + offsets
     # Samples are at least half a cell apart where there are several, so few lie less than a cell from one.
-    bins = tf.range(ROI_OUTPUT_SIZE, dtype=tf.float32)[None, :, None]
     begin = start[:, None, None] + bins * bin_size[:, None, None]
     per_cell = (per_roi / tf.maximum(bin_size, 1e-6))[:, None, None]
     nearest = tf.maximum(tf.floor((cells - 1.0 - begin) * per_cell - 0.5), 0.0)
     near = nearest[..., None] + count_up(tf.minimum(max_samples, _SAMPLES_NEAR_A_CELL), tf.float32)
     shape = tf.shape(near)
-    near = tf.reshape(near, [shape[0], ROI_OUTPUT_SIZE, -1])
-    position, share = _sample_positions(start, bin_size, map_size, per_roi, near)
+    near = tf.reshape(near, [shape[0], bins.shape[1], -1])
+    position, share = _sample_positions(start, bin_size, bins, map_size, per_roi, near)
     # A sample's bilinear weight for a cell is a hat function of their distance.
     hat = tf.maximum(1.0 - tf.abs(tf.reshape(position, shape) - cells[..., None]), 0.0)
     weights = tf.reduce_sum(tf.reshape(share, shape) * hat, axis=3)
@@ -202,23 +219,23 @@ def _assemble_ragged(
     first_cell: tf.Tensor, map_width: tf.Tensor, vertical: AxisWeights, horizontal: AxisWeights
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sparse indices and values where the number of entries depends on the RoI; unused entries are never built."""
-    bins = ROI_OUTPUT_SIZE * ROI_OUTPUT_SIZE
+    height, width = vertical.cells.shape[1], horizontal.cells.shape[1]
     rows = (first_cell[:, None, None] + vertical.cells * map_width[:, None, None], vertical.weights)
     num_entries = tf.shape(horizontal.cells)[2]
     columns = (horizontal.cells, horizontal.weights)
     # First the rows of all bins, then the columns of all rows.
-    roi, within_roi = _members(vertical.counts * bins)
+    roi, within_roi = _members(vertical.counts * (height * width))
     rows_per_bin = tf.gather(vertical.counts, roi)
     bin_index, row = within_roi // rows_per_bin, within_roi % rows_per_bin
-    at_row = tf.stack([roi, bin_index // ROI_OUTPUT_SIZE, row], axis=1)
+    at_row = tf.stack([roi, bin_index // width, row], axis=1)
     row_cells, row_weights = (tf.gather_nd(x, at_row) for x in rows)
     with on_host():
         entries = tf.cast(num_entries, tf.int64)
-    first_column = (roi * ROI_OUTPUT_SIZE + bin_index % ROI_OUTPUT_SIZE) * entries
+    first_column = (roi * width + bin_index % width) * entries
     row, column = _members(tf.gather(horizontal.counts, roi))
     column += tf.gather(first_column, row)
     column_cells, column_weights = (tf.gather(tf.reshape(x, [-1]), column) for x in columns)
-    matrix_row = tf.gather(roi * bins + bin_index, row)
+    matrix_row = tf.gather(roi * (height * width) + bin_index, row)
     values = tf.gather(row_weights, row) * column_weights
     return tf.stack([matrix_row, tf.gather(row_cells, row) + column_cells], axis=1), values
 
