@@ -88,12 +88,12 @@ def make_tiny_detector():
     """Return a function that builds (and compiles) a tiny detector of a variant."""
     from dh_keras.config.load import load_config
     from dh_keras.modeling.builder import assemble_detector
-    from dh_keras.training.optimizer import RecipeSGD
+    from dh_keras.modeling.optimizer import RecipeSGD
 
     def make(*overrides, num_classes=3, lr=0.01, seed=0, **optimizer):
         config = load_config(overrides=[*TINY, *overrides])
         detector = assemble_detector(config.model, num_classes=num_classes, seed=seed)
-        detector.compile(optimizer=RecipeSGD(lr, **optimizer), jit_compile=False)
+        detector.compile(optimizer=RecipeSGD(lr, **optimizer), report="step")
         detector.optimizer.build(detector.trainable_variables)
         return detector
 

@@ -15,8 +15,8 @@ from dh_keras.config.schema import ModelConfig
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.ops.sampling import image_seeds
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.modeling.proposals import Proposals
-from dh_keras.training.optimizer import RecipeSGD
 
 STAGES = ("features", "rpn", "heads", "optimizer")
 # A shift of the planted boxes as a share of a box's side: the intersection over union stays above 0.8.
@@ -80,7 +80,7 @@ def build_trainee(config: ModelConfig, case: Case, batch: dict[str, tf.Tensor]) 
     """
     config = replace(config, roi=replace(config.roi, batch_size=case.rois))
     detector = assemble_detector(config, num_classes=CLASSES, precision=case.precision, recompute_heads=case.recompute)
-    detector.compile(optimizer=RecipeSGD(0.0, momentum=0.9, l2=1e-4), jit_compile=False)
+    detector.compile(optimizer=RecipeSGD(0.0, momentum=0.9, l2=1e-4), report="step")
     detector.optimizer.build(detector.trainable_variables)
     planted = near_boxes(batch["gt_boxes"], int(case.rois * config.roi.foreground_fraction))
     propose = detector.propose

@@ -3,23 +3,30 @@
 Letters: B batch, G padded ground truth, P proposals, R RoIs, K classes, H W C.
 """
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from dh_keras.config.schema import RoIConfig, RPNConfig
-from dh_keras.modeling.constants import PYRAMID_LEVELS, ROI_OUTPUT_SIZE
+from dh_keras.modeling.constants import PYRAMID_LEVELS
 from dh_keras.modeling.detections import Detections, class_probs, select_detections, surviving_rois
+from dh_keras.modeling.keras_hooks import own_random_numbers
 from dh_keras.modeling.layers.recomputation import recomputed
+from dh_keras.modeling.precision import layer_precision
 from dh_keras.modeling.proposals import Proposals, generate_proposals, pyramid_anchors
 from dh_keras.modeling.training_step import TrainingStep
-from dh_keras.modeling.variants import Variant
+from dh_keras.modeling.user_data import image_batch
+from dh_keras.modeling.variants import HeadSpec, Variant
+
+IMAGES = (None, None, None, 3)
 
 
+@keras.saving.register_keras_serializable(package="dh_keras")
 class DoubleHeadRCNN(TrainingStep):
     """The detector in any of the paper's variants. `builder.assemble_detector` makes one from a config.
 
@@ -27,7 +34,7 @@ class DoubleHeadRCNN(TrainingStep):
 
     Batches are dicts: images uint8 [B, H, W, 3] RGB, padded at the bottom and right; image_sizes int32 [B, 2] (height,
     width) without padding; and for training gt_boxes float32 [B, G, 4] in pixels of the resized image, gt_classes
-    int32 [B, G], gt_valid bool [B, G] and image_ids int64 [B].
+    int32 [B, G], gt_valid bool [B, G] and image_ids int64 [B]. What else `fit` and `predict` take, see `KerasModel`.
 
     Args:
         variant: one of `VARIANTS`.
@@ -89,21 +96,58 @@ class DoubleHeadRCNN(TrainingStep):
         self.recompute_heads = recompute_heads
 
     def with_layers(self, **layers: Any) -> "DoubleHeadRCNN":
-        """A built detector with the settings of this one and other layers, named as in the constructor."""
-        parameters = inspect.signature(DoubleHeadRCNN.__init__).parameters.values()
-        arguments = {p.name: getattr(self, p.name) for p in parameters if p.kind is p.KEYWORD_ONLY}
-        detector = type(self)(**arguments | layers, name=self.name)
+        """A built detector with the settings of this one and other layers, named as in the constructor.
+
+        The others are shared with this one. Those that do not fit any more, because what comes before them has other
+        numbers of channels, are made anew with weights of their own: the feature pyramid, the RPN head, the heads.
+        """
+        arguments = {name: getattr(self, name) for name in _argument_names()} | layers
+        afresh = set()
+        if _pyramid_shapes(arguments["backbone"]) != _pyramid_shapes(self.backbone):
+            afresh = {"fpn"}
+        if arguments["fpn"].channels != self.fpn.channels:
+            afresh = {"rpn_head", "heads"}
+        if not (afresh := afresh - layers.keys()):
+            return self._assembled(arguments)
+        with layer_precision(self.dtype_policy), own_random_numbers(self.seed):
+            made = keras.tree.map_structure(
+                lambda layer: type(layer).from_config(layer.get_config()),
+                {name: getattr(self, name) for name in afresh},
+            )
+            return self._assembled(arguments | made)
+
+    def _assembled(self, arguments: dict[str, Any]) -> "DoubleHeadRCNN":
+        detector = type(self)(**arguments, name=self.name)
         detector.build()
+        return detector
+
+    def get_config(self) -> dict[str, Any]:
+        """What `from_config` makes a detector with new weights from; ready for JSON."""
+        config = {name: getattr(self, name) for name in _argument_names()}
+        config |= {name: dataclasses.asdict(config[name]) for name in _SETTINGS}
+        return super().get_config() | keras.saving.serialize_keras_object(config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "DoubleHeadRCNN":
+        """A built detector, as a model that Keras has saved becomes one again."""
+        with layer_precision(keras.saving.deserialize_keras_object(config["dtype"])):
+            config = keras.saving.deserialize_keras_object(config)
+            config |= {name: make(**config[name]) for name, make in _SETTINGS.items()}
+            detector = cls(**config)
+            detector.build()
         return detector
 
     def build(self, input_shape: None = None) -> None:
         """Create the weights of the layers that have none yet, whatever the size of the images; nothing is computed."""
-        images, level = (None, None, None, 3), (None, None, None, self.fpn.channels)
+        level = (None, None, None, self.fpn.channels)
         inputs = [
-            (self.backbone, images),
-            (self.fpn, self.backbone.compute_output_shape(images)),
+            (self.backbone, IMAGES),
+            (self.fpn, _pyramid_shapes(self.backbone)),
             (self.rpn_head, dict.fromkeys(PYRAMID_LEVELS, level)),
-            *((head, (None, ROI_OUTPUT_SIZE, ROI_OUTPUT_SIZE, self.fpn.channels)) for head in self.heads.values()),
+            *(
+                (self.heads[spec.name], (None, *self.roi_align[spec.kind].output_size, self.fpn.channels))
+                for spec in self.variant.heads
+            ),
         ]
         for layer, shape in inputs:
             if not layer.built:
@@ -187,11 +231,11 @@ class DoubleHeadRCNN(TrainingStep):
             outputs |= {f"{spec.kind}_{name}": prediction for name, prediction in predictions.items()}
         return outputs
 
-    def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> dict[str, Any]:
+    def call(self, inputs: dict[str, tf.Tensor] | tf.Tensor, training: bool = False) -> dict[str, Any]:
         """Everything up to the head outputs, for images without ground truth.
 
         Args:
-            inputs: "images" and "image_sizes", see the class.
+            inputs: "images" and "image_sizes", see the class; or images alone.
             training: whether unfrozen batch norms use batch statistics.
 
         Returns:
@@ -199,6 +243,7 @@ class DoubleHeadRCNN(TrainingStep):
             the outputs of `run_heads`. Where the fc-head scores and the conv-head only places boxes, R counts just the
             RoIs that some class scores above the threshold: the others cannot become detections.
         """
+        inputs = inputs if isinstance(inputs, Mapping) else image_batch(inputs)
         pyramid = self.extract_features(inputs, training=training)
         proposals, rois, image_index = self.propose_rois(pyramid, inputs["image_sizes"], training=training)
         if self.variant.scores_before_boxes and not training:
@@ -238,3 +283,25 @@ class DoubleHeadRCNN(TrainingStep):
             max_detections=self.max_detections,
             geometry=self.geometry,
         )
+
+
+def _make_variant(*, heads: Sequence[dict[str, Any]], **arguments: Any) -> Variant:
+    return Variant(heads=tuple(HeadSpec(**head) for head in heads), **arguments)
+
+
+# Arguments that are data classes, with what makes one of its fields.
+_SETTINGS = {"variant": _make_variant, "rpn": RPNConfig, "roi": RoIConfig}
+
+
+def _argument_names() -> list[str]:
+    """Of the constructor of `DoubleHeadRCNN`; each is an attribute."""
+    parameters = inspect.signature(DoubleHeadRCNN.__init__).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _pyramid_shapes(backbone: keras.layers.Layer) -> dict[str, tuple]:
+    """Shapes of C2..C5; a layer that cannot tell without images is called with symbolic ones."""
+    try:
+        return backbone.compute_output_shape(IMAGES)
+    except NotImplementedError:
+        return {name: tuple(output.shape) for name, output in backbone(keras.Input(IMAGES[1:])).items()}

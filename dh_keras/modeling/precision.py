@@ -9,7 +9,7 @@ from dh_keras.errors import ConfigError
 
 
 @contextlib.contextmanager
-def layer_precision(precision: str) -> Iterator[None]:
+def layer_precision(precision: str | keras.DTypePolicy) -> Iterator[None]:
     """Layers that are made meanwhile, and the layers inside them, have this Keras dtype policy and channels last.
 
     Args:

@@ -11,7 +11,9 @@ import tensorflow as tf
 
 from dh_keras.modeling import losses as loss_functions
 from dh_keras.modeling.constants import LOSS_NAMES, LOSSES
-from dh_keras.modeling.keras_hooks import BuiltModel, TakesSummedGradients
+from dh_keras.modeling.keras_hooks import TakesSummedGradients
+from dh_keras.modeling.keras_model import KerasModel
+from dh_keras.modeling.loss_means import LossMeans
 from dh_keras.modeling.ops.anchors import anchors_on_canvas
 from dh_keras.modeling.ops.machine import for_gpu
 from dh_keras.modeling.ops.sampling import image_seeds, max_foreground
@@ -21,13 +23,13 @@ from dh_keras.modeling.targets import RoITargets, anchor_targets, roi_targets
 PREVIOUS_NORM = "previous_gradient_norm"
 
 
-class TrainingStep(BuiltModel):
+class TrainingStep(KerasModel):
     """The training half of `DoubleHeadRCNN`, which is the network and has the layers and settings that are used here.
 
-    To train by other losses, subclass `DoubleHeadRCNN`, override `compute_losses`, and give each a weight.
+    To train by other losses, subclass `DoubleHeadRCNN` and override `compute_losses`.
 
     Args:
-        loss_weights: weight of each loss, by its name.
+        loss_weights: weight of each loss, by its name; one that is not there weighs 1.
         seed: of the sampling of anchors and RoIs.
     """
 
@@ -35,28 +37,7 @@ class TrainingStep(BuiltModel):
         super().__init__(**kwargs)
         self.loss_weights = loss_weights
         self.seed = seed
-        self.loss_metrics = {name: keras.metrics.Mean(name=name) for name in (*loss_weights, "total_loss")}
-
-    def compile(self, optimizer: Any, *, accumulate: int = 1, timed: bool = True, **kwargs: Any) -> None:
-        """As Keras does.
-
-        Args:
-            optimizer: of the weights.
-            accumulate: so many equal parts of a batch go through the network one after the other, for one update.
-                Losses and gradients are the means of the parts', and those of the whole batch where every image has
-                its full number of sampled anchors and RoIs, and no norm takes statistics of a batch.
-            timed: whether a step says how many seconds it waited for its batch, by this worker's own clock, which
-                TensorFlow refuses to when it is deterministic.
-            **kwargs: of Keras.
-        """
-        super().compile(optimizer=optimizer, **kwargs)
-        self.accumulate = accumulate
-        self.timed = timed
-        with self.distribute_strategy.scope():
-            # Not finite when the last step was not, and so changed nothing; finite with a loss scale.
-            self.gradient_norm = tf.Variable(
-                0.0, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
-            )
+        self.loss_means = LossMeans(loss_weights)
 
     def compute_losses(self, batch: dict[str, tf.Tensor], *, training: bool) -> dict[str, tf.Tensor]:
         """The six unweighted losses of a batch, float32 scalars; 0 for those that the variant does not have."""
@@ -157,17 +138,24 @@ class TrainingStep(BuiltModel):
 
     def weighted_total(self, losses: dict[str, tf.Tensor]) -> tf.Tensor:
         """The number that is minimised (L2 decay is the optimiser's)."""
-        return tf.add_n([self.loss_weights[name] * loss for name, loss in losses.items()])
+        return tf.add_n([self.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()])
 
-    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Forward, losses, gradients, update; returns the losses of this step.
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Forward, losses, gradients, update.
 
         When a loss or a gradient is not finite, on any replica, `RecipeSGD` changes no weight, slot or step counter; an
         optimizer of Keras takes zeros in the place of the gradients. Nothing waits to find out: `gradient_norm` says so
         afterwards, and so does what the next step returns as `PREVIOUS_NORM`.
+
+        Args:
+            data: see `training_batch`.
+
+        Returns:
+            As `compile` was told, the means of the losses over the epoch so far, with "loss", their weighted total; or
+            the losses of this step alone, with "total_loss", `PREVIOUS_NORM` and, if timed, "data_wait" in seconds.
         """
-        logs = {}
-        if self.timed:
+        batch, logs = self.training_batch(data), {}
+        if self.report == "step" and self.timed:
             begun = tf.timestamp()  # depends on nothing, so it is read before the batch is taken from the queue
             with tf.control_dependencies([batch["image_ids"]]):
                 logs["data_wait"] = tf.timestamp() - begun
@@ -181,7 +169,7 @@ class TrainingStep(BuiltModel):
         if not scaled:
             self.gradient_norm.assign(norm)
             self.optimizer.iterations.assign_sub(tf.where(finite, tf.constant(0, tf.int64), 1))
-        return _for_reduction(logs)
+        return _for_reduction(logs) if self.report == "step" else self._count_losses(losses, batch)
 
     def _apply(self, gradients: Sequence[tf.Tensor | None], usable: tf.Tensor) -> None:
         """Update the weights by gradients that are the same on every replica, or that are not usable."""
@@ -213,17 +201,21 @@ class TrainingStep(BuiltModel):
             losses.append(of_part)
         return gradients, {name: tf.add_n([one[name] for one in losses]) / self.accumulate for name in losses[0]}
 
-    def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Losses with inference behaviour of every norm; returns their running means."""
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Losses with inference behaviour of every norm; returns their means so far, as `train_step` does."""
+        batch = self.training_batch(data)
         losses = self.compute_losses(batch, training=False)
-        for name, loss in {**losses, "total_loss": self.weighted_total(losses)}.items():
-            self.loss_metrics[name].update_state(loss)
-        return _for_reduction({name: metric.result() for name, metric in self.loss_metrics.items()})
+        return self._count_losses({**losses, "total_loss": self.weighted_total(losses)}, batch)
+
+    def _count_losses(self, losses: dict[str, tf.Tensor], batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Means so far, the total by the name that Keras' callbacks know."""
+        named = {"loss" if name == "total_loss" else name: loss for name, loss in losses.items()}
+        return _for_reduction(self.loss_means.update(named, tf.shape(batch["image_ids"])[0]))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Mean losses of an evaluation, reset at its start."""
-        return list(self.loss_metrics.values())
+        """The mean losses of an epoch or an evaluation, reset at its start."""
+        return list(self.loss_means.metrics.values())
 
 
 def _for_reduction(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -15,6 +15,7 @@ from dh_keras.files import CHOOSE_OR_RESUME, new_folder, require_new_folder, req
 from dh_keras.inference.detector import Detector, ModelDetector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.hub_backbone import resolve_model
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.paths import to_path
 from dh_keras.pretrained.build import build_detector
 from dh_keras.run.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, open_run, write_run
@@ -23,7 +24,6 @@ from dh_keras.training.callbacks import EvaluationHelper, RunRecorder, StepCount
 from dh_keras.training.fitting import fit, worker_batches
 from dh_keras.training.look import check_evaluation, format_model_table, write_pictures
 from dh_keras.training.memory import check_memory
-from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.resume import (
     check_classes,
@@ -247,7 +247,7 @@ def _build(
     if settings.precision == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
         print("note: train.precision mixed_float16 has no fast kernels on a CPU; float32 is quicker here")
     model.compile(
-        optimizer=optimizer, accumulate=settings.accumulate, timed=not settings.deterministic, jit_compile=False
+        optimizer=optimizer, accumulate=settings.accumulate, report="step", timed=not settings.deterministic
     )
     model.optimizer.build(model.trainable_variables)  # mixed_float16 wraps it
     print(f"model: {config.model.variant}, {model.count_params():,} parameters, {data.train.num_classes} classes")

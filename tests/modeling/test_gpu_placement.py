@@ -9,8 +9,8 @@ from dh_keras.inference.serving_module import ServingModule
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.ops.matching import match_boxes
 from dh_keras.modeling.ops.roi_align import roi_align, roi_levels
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.run.classes import Category
-from dh_keras.training.optimizer import RecipeSGD
 
 # Copies that are no scalars; what is in a loop over images counts once. In training, to the host: the seed of an image
 # for each of the two samplings.
@@ -31,11 +31,14 @@ def strange(found):
     return {op for op in found.without_kernel if "string" not in op and not op.startswith("Timestamp")}
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
-def test_a_training_step_runs_on_the_gpu_and_copies_little(tiny_overrides, batch, precision):
+@pytest.mark.parametrize(
+    ("precision", "report"),
+    [("float32", "step"), ("mixed_float16", "step"), ("mixed_bfloat16", "step"), ("float32", "epoch")],
+)
+def test_a_training_step_runs_on_the_gpu_and_copies_little(tiny_overrides, batch, precision, report):
     config = load_config(overrides=tiny_overrides)
     detector = assemble_detector(config.model, num_classes=3, precision=precision)
-    detector.compile(RecipeSGD(0.01), jit_compile=False)
+    detector.compile(RecipeSGD(0.01), report=report)
     detector.optimizer.build(detector.trainable_variables)
     spec = {name: tf.TensorSpec([None] * value.shape.rank, value.dtype) for name, value in batch.items()}
     sizes = {"images": [None, None, None, 3], "image_sizes": [None, 2], "gt_boxes": [None, None, 4]}

@@ -24,9 +24,9 @@ from dh_keras.modeling.hub_backbone import (
     pyramid_backbones,
     resolve_model,
 )
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.run.weights import initialize_weights, save_weights
-from dh_keras.training.optimizer import RecipeSGD
 
 keras_hub = pytest.importorskip("keras_hub")
 

@@ -6,11 +6,11 @@ import tensorflow as tf
 
 from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.modeling.ops.machine import traced_for
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.modeling.proposals import Proposals
 from dh_keras.modeling.training_step import PREVIOUS_NORM
 from dh_keras.modeling.variants import VARIANTS
 from dh_keras.run.weights import load_weights, save_weights
-from dh_keras.training.optimizer import RecipeSGD
 
 pytestmark = pytest.mark.usefixtures("quick_graphs")
 

@@ -14,9 +14,9 @@ from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
 from dh_keras.modeling.ops.machine import traced_for
 from dh_keras.modeling.ops.sampling import sample_balanced
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.modeling.training_step import _for_reduction
 from dh_keras.modeling.variables import variables_by_path
-from dh_keras.training.optimizer import RecipeSGD
 
 pytestmark = pytest.mark.usefixtures("quick_graphs")
 
@@ -117,7 +117,7 @@ def test_blank_rois_leave_the_gradients_of_float16_finite(batch, tiny_overrides,
     overrides = [*tiny_overrides, "model.conv_head.norm=group", f"model.geometry={geometry}"]
     config = load_config(overrides=[*overrides, "model.roi.sampling_ratio=0"]).model
     detector = assemble_detector(config, num_classes=3, precision="mixed_float16")
-    detector.compile(RecipeSGD(0.01), jit_compile=False)
+    detector.compile(RecipeSGD(0.01), report="step")
     with traced_for("gpu"):
         _, gradients = losses_and_gradients(detector, batch)
     for path, gradient in gradients.items():
@@ -135,7 +135,7 @@ def test_recomputed_heads_have_the_same_gradients_and_moving_statistics(batch, t
     found, moved = [], []
     for recompute in (False, True):
         detector = assemble_detector(config, num_classes=3, recompute_heads=recompute)
-        detector.compile(RecipeSGD(0.01), jit_compile=False)
+        detector.compile(RecipeSGD(0.01), report="step")
         before = statistics_of(detector)
         found.append(tf.function(lambda detector=detector: losses_and_gradients(detector, batch), autograph=False)())
         moved.append({path: value - before[path] for path, value in statistics_of(detector).items()})
@@ -155,7 +155,7 @@ def test_mixed_precision_keeps_weights_and_losses_in_float32_and_the_losses_clos
     exact = assemble_detector(config.model, num_classes=3)
     mixed = assemble_detector(config.model, num_classes=3, precision=precision)
     for detector in (exact, mixed):
-        detector.compile(RecipeSGD(0.01), jit_compile=False)
+        detector.compile(RecipeSGD(0.01), report="step")
     for path, variable in variables_by_path(mixed).items():
         assert variable.dtype == "float32", path
         np.testing.assert_array_equal(variable, variables_by_path(exact)[path])
@@ -170,7 +170,7 @@ def test_mixed_precision_keeps_weights_and_losses_in_float32_and_the_losses_clos
 def test_float16_scales_its_loss_and_skips_a_step_whose_gradients_overflow(batch, tiny_overrides):
     config = load_config(overrides=list(tiny_overrides)).model
     detector = assemble_detector(config, num_classes=3, precision="mixed_float16")
-    detector.compile(RecipeSGD(0.01), jit_compile=False)
+    detector.compile(RecipeSGD(0.01), report="step")
     detector.optimizer.build(detector.trainable_variables)
     detector.optimizer.dynamic_scale.assign(1e30)
     step = tf.function(detector.train_step, autograph=False)
@@ -192,7 +192,7 @@ def test_two_batches_make_the_update_of_one_that_is_twice_as_large(make_tiny_det
     runs = []
     for accumulate in (1, 2):
         detector = make_tiny_detector(*sampled, "model.backbone.norm=frozen", "model.conv_head.norm=group")
-        detector.compile(RecipeSGD(0.1, momentum=0.9, l2=1e-3, clip_norm=5.0), accumulate=accumulate, jit_compile=False)
+        detector.compile(RecipeSGD(0.1, momentum=0.9, l2=1e-3, clip_norm=5.0), accumulate=accumulate, report="step")
         detector.optimizer.build(detector.trainable_variables)
         compute_losses, seen = detector.compute_losses, []
         detector.compute_losses = lambda part, training, seen=seen, compute_losses=compute_losses: (
@@ -215,7 +215,7 @@ def test_two_batches_make_the_update_of_one_that_is_twice_as_large(make_tiny_det
 def test_a_part_begins_when_the_gradients_of_the_one_before_are_there(make_tiny_detector, batch):
     """Else TensorFlow computes them beside each other, and needs the memory of the whole batch."""
     detector = make_tiny_detector()
-    detector.compile(RecipeSGD(0.1), accumulate=2, jit_compile=False)
+    detector.compile(RecipeSGD(0.1), accumulate=2, report="step")
     graph = tf.function(detector.train_step, autograph=False).get_concrete_function(batch).graph
     splits = {output.ref() for op in graph.get_operations() if op.type == "Split" for output in op.outputs}
     parts = [op for op in graph.get_operations() if op.type == "Identity" and op.inputs[0].ref() in splits]
@@ -241,14 +241,15 @@ def test_a_subclass_trains_by_losses_of_its_own(make_tiny_detector, batch):
     weights = published.loss_weights
     detector = TrainsItsBiasesToo(**settings | {"loss_weights": {**weights, "bias_loss": 0.5}}, name=published.name)
     detector.build()
-    detector.compile(RecipeSGD(0.1, momentum=0.0), jit_compile=False)
+    detector.compile(RecipeSGD(0.1, momentum=0.0))
     number = sum(v.shape[0] for v in detector.trainable_variables if v.name == "bias")
     history = detector.fit(tf.data.Dataset.from_tensors(batch).repeat(3), verbose=0, epochs=2, steps_per_epoch=1)
     logs = {name: values[0] for name, values in history.history.items()}
     assert logs["bias_loss"] == pytest.approx(number, rel=1e-6)  # new biases are zero
     expected = sum(weights[name] * logs[name] for name in LOSS_NAMES) + 0.5 * number
-    assert logs["total_loss"] == pytest.approx(expected, rel=1e-5)
+    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
     assert history.history["bias_loss"][1] < 0.9 * number
+    detector.reset_metrics()
     assert detector.test_step(batch)["bias_loss"] < history.history["bias_loss"][1]
     assert type(inference_copy(detector)) is TrainsItsBiasesToo
 

@@ -19,10 +19,10 @@ from dh_keras.modeling.constants import ROI_DELTA_WEIGHTS, SIZE_DIVISOR
 from dh_keras.modeling.detections import class_probs
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.ops.boxes import clip_boxes, decode_boxes
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.pretrained import authors, mmdetection
 from dh_keras.pretrained.importer import FAMILIES, convert_checkpoint
-from dh_keras.training.optimizer import RecipeSGD
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("DH_KERAS_REFERENCE", REPOSITORY.parent / "shared" / "reference"))

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from dh_keras.config.schema import TrainConfig
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.pretrained.importer import convert_checkpoint
-from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.schedule import make_schedule
 
 pytestmark = [
@@ -31,7 +31,7 @@ def make_model(family, optimizer):
     model.rpn.positive_fraction = model.roi.foreground_fraction = 1.0
     model.rpn.post_nms_train = 200  # fewer RoIs, for the time it takes
     model.loss_weights = {name: LOSS_SCALE * weight for name, weight in model.loss_weights.items()}
-    model.compile(optimizer=optimizer)
+    model.compile(optimizer=optimizer, report="step")
     return model
 
 

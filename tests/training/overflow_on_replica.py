@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from dh_keras.config.load import load_config
 from dh_keras.modeling.builder import assemble_detector
-from dh_keras.training.optimizer import RecipeSGD
+from dh_keras.modeling.optimizer import RecipeSGD
 
 STEPS = 3
 TESTS = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def main(precision):
     config = load_config(overrides=[*conftest.TINY, "model.conv_head.norm=group", "model.backbone.norm=group"]).model
     with strategy.scope():
         detector = assemble_detector(config, num_classes=3, precision=precision)
-        detector.compile(RecipeSGD(0.01, momentum=0.9, clip_norm=5.0), jit_compile=False)
+        detector.compile(RecipeSGD(0.01, momentum=0.9, clip_norm=5.0), report="step")
         detector.optimizer.build(detector.trainable_variables)
     scaled = isinstance(detector.optimizer, keras.optimizers.LossScaleOptimizer)
     weighted_total = detector.weighted_total

@@ -76,7 +76,7 @@ def train(args):
     from dh_keras.config.load import load_config
     from dh_keras.modeling.builder import assemble_detector
     from dh_keras.modeling.constants import LOSS_NAMES
-    from dh_keras.training.optimizer import RecipeSGD
+    from dh_keras.modeling.optimizer import RecipeSGD
 
     if args.fast_tracing:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
@@ -86,7 +86,7 @@ def train(args):
     with strategy.scope():
         detector = assemble_detector(config.model, num_classes=3, recompute_heads=args.recompute)
         optimizer = RecipeSGD(0.01, momentum=0.9, l2=1e-3, clip_norm=5.0)
-        detector.compile(optimizer, accumulate=args.accumulate, jit_compile=False)
+        detector.compile(optimizer, accumulate=args.accumulate, report="step")
         detector.optimizer.build(detector.trainable_variables)
     start = {v.path: keras.ops.convert_to_numpy(v) for v in detector.variables}
     losses = []

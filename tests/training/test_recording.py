@@ -14,10 +14,10 @@ from training.run_comparison import differences, events_of, rows_of
 from dh_keras.config.load import load_config
 from dh_keras.errors import WriteError
 from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.run.run_folder import RunFolder
 from dh_keras.run.weights import save_weights
 from dh_keras.training.callbacks import RunRecorder
-from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.recording import COLUMNS, VALIDATION_LOSSES, EventWriter, append_row, drop_rows_after
 from dh_keras.training.resume import cut_back, load_state, save_state

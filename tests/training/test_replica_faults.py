@@ -34,7 +34,7 @@ def test_the_sum_of_the_gradients_is_taken_once_and_one_that_is_not_finite_chang
     """Two logical CPUs with gradients of 1 and 2, then of 1 and infinity; an optimizer of Keras and the recipe's."""
     script = """
 import keras, tensorflow as tf
-from dh_keras.training.optimizer import RecipeSGD
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.modeling.training_step import TrainingStep
 class Step(TrainingStep):
     def _gradients_and_losses(self, batch):
@@ -48,11 +48,11 @@ for optimizer in (keras.optimizers.SGD, lambda lr: RecipeSGD(lr, momentum=0.0)):
         model = Step(loss_weights={}, seed=0)
         model.dense = keras.layers.Dense(2)
         model.dense.build((None, 3))
-        model.compile(optimizer(0.5), jit_compile=False)
+        model.compile(optimizer(0.5), report="step")
         model.optimizer.build(model.trainable_variables)
     for value in (2.0, float("inf")):
         before = keras.ops.convert_to_numpy(model.dense.kernel)
-        batch = {"image_ids": tf.constant([1])}
+        batch = dict.fromkeys(["image_ids", "image_sizes", "gt_valid"], tf.constant([1]))
         tf.function(lambda: strategy.run(model.train_step, (batch,)), autograph=False)()
         for bias in strategy.experimental_local_results(model.dense.bias.value):
             assert bias.numpy().tolist() == [-1.5, -1.5]

@@ -15,10 +15,10 @@ from dh_keras.errors import ConfigError, DataError, TrainingError
 from dh_keras.inference.detector import Detector
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.run.classes import Category
 from dh_keras.run.run_folder import RunFolder, open_run
 from dh_keras.training.look import check_evaluation, format_model_table, model_rows
-from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.resume import (
     MAY_CHANGE,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dh_keras.training.optimizer import RecipeSGD
+from dh_keras.modeling.optimizer import RecipeSGD
 
 
 def plain_sgd(weights, gradients, rates, *, momentum, l2, clip_norm, biases=(), bias_lr_factor=1.0, bias_l2=0.0):

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from dh_keras.config.schema import TrainConfig
 from dh_keras.modeling.keras_hooks import TakesSummedGradients, slot_of
 
 # What PyTorch calls bias: of convolutions and fully connected layers, and the offset of a norm.
@@ -73,3 +74,15 @@ class RecipeSGD(TakesSummedGradients, keras.optimizers.SGD):
         config = super().get_config()
         own = {name: getattr(self, name) for name in ("l2", "bias_lr_factor", "bias_l2")}
         return {**config, **own, "clip_norm": config.pop("global_clipnorm")}
+
+
+def recipe_optimizer() -> RecipeSGD:
+    """The optimizer of the published recipe, with its learning rate for a batch of 8 images and no schedule."""
+    recipe = TrainConfig()
+    return RecipeSGD(
+        recipe.lr,
+        momentum=recipe.momentum,
+        l2=recipe.l2,
+        bias_lr_factor=recipe.bias_lr_factor,
+        bias_l2=recipe.bias_l2,
+    )
