@@ -1,11 +1,15 @@
 """Double-Head R-CNN for TensorFlow and Keras 3 (Wu et al., CVPR 2020, arXiv 1904.06493).
 
 The public names are loaded when they are first used, so that a config or a dataset can be checked without TensorFlow.
+So are the classes that Keras finds in a saved model, whichever of Keras and this package is imported first.
 """
 
 import importlib
+import importlib.abc
+import importlib.util
 import os
 import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -20,6 +24,30 @@ _PUBLIC = {
     "train": "dh_keras.training.loop",
 }
 __all__ = sorted(_PUBLIC)
+
+# What a saved model may hold, by the module that registers it.
+_SAVED = {
+    "dh_keras.modeling.double_head_rcnn": ("DoubleHeadRCNN",),
+    "dh_keras.modeling.hub_backbone": ("HubBackbone",),
+    "dh_keras.modeling.layers": (
+        "BoxPredictors",
+        "ConvHead",
+        "ConvNorm",
+        "FCHead",
+        "FPN",
+        "FusedBatchNormalization",
+        "NonLocalBlock",
+        "PixelNormalization",
+        "RPNHead",
+        "ResNet",
+        "ResidualBlock",
+        "RoIAlign",
+        "SyncBatchNormalization",
+        "UpBlock",
+    ),
+    "dh_keras.modeling.optimizer": ("RecipeSGD",),
+    "dh_keras.training.schedule": ("WarmupStepSchedule",),
+}
 
 
 def require_tensorflow_backend() -> None:
@@ -53,3 +81,45 @@ def __getattr__(name: str) -> Any:
     require_tensorflow_backend()
     quiet_tensorflow()
     return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def _announce(keras: ModuleType) -> None:
+    """Let Keras know what to call for each class of a saved model: what imports the class, and so puts it there."""
+    known = keras.saving.get_custom_objects()
+    for module, names in _SAVED.items():
+        for name in names:
+            known.setdefault(f"dh_keras>{name}", _stand_in(module, name))
+
+
+def _stand_in(module: str, name: str) -> type:
+    def from_config(config: dict[str, Any]) -> Any:
+        require_tensorflow_backend()
+        return getattr(importlib.import_module(module), name).from_config(config)
+
+    return type(name, (), {"from_config": staticmethod(from_config)})
+
+
+class _WhenKerasComes(importlib.abc.MetaPathFinder):
+    """Finds Keras as all other finders do, and makes the classes known to it as soon as it is there."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """The spec of Keras; nothing of any other module."""
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_announce(module: ModuleType) -> None:
+                execute(module)
+                _announce(module)
+
+            spec.loader.exec_module = execute_and_announce
+        return spec
+
+
+if "keras" in sys.modules and hasattr(sys.modules["keras"], "saving"):
+    _announce(sys.modules["keras"])
+else:
+    sys.meta_path.insert(0, _WhenKerasComes())

@@ -17,7 +17,7 @@ def assemble_detector(
     *,
     num_classes: int,
     seed: int = 0,
-    precision: str = "float32",
+    precision: str | keras.DTypePolicy = "float32",
     recompute_heads: bool = False,
 ) -> DoubleHeadRCNN:
     """Build a detector with all its variables, from random weights; `backbone.weights` is left to `build_detector`.

@@ -1,5 +1,9 @@
 """A new detector whose backbone starts from the weights that `model.backbone.weights` names."""
 
+import random
+
+import keras
+
 from dh_keras.config.schema import ModelConfig
 from dh_keras.errors import ConfigError, DataError
 from dh_keras.modeling.builder import assemble_detector
@@ -20,9 +24,9 @@ def build_detector(
     config: ModelConfig,
     *,
     num_classes: int,
-    seed: int = 0,
+    seed: int | None = None,
     pretrained: bool = True,
-    precision: str = "float32",
+    precision: str | keras.DTypePolicy | None = None,
     recompute_heads: bool = False,
 ) -> DoubleHeadRCNN:
     """Build a detector from random weights and what `backbone.weights` names.
@@ -30,9 +34,10 @@ def build_detector(
     Args:
         config: the `model` part of a validated config.
         num_classes: K, without background.
-        seed: of the initial weights and of the sampling in training.
+        seed: of the initial weights and of the sampling in training; None draws one from Python's random numbers, as
+            Keras' own layers do, so that `keras.utils.set_random_seed` decides.
         pretrained: False leaves `backbone.weights` alone, for a detector whose weights are about to be replaced.
-        precision: Keras dtype policy of the layers.
+        precision: Keras dtype policy of the layers; None takes the one that `keras.config.set_dtype_policy` has set.
         recompute_heads: see `DoubleHeadRCNN`.
 
     Returns:
@@ -48,6 +53,8 @@ def build_detector(
         3
     """
     config = resolve_model(config)
+    seed = random.randrange(2**32) if seed is None else seed
+    precision = keras.config.dtype_policy() if precision is None else precision
     detector = assemble_detector(
         config, num_classes=num_classes, seed=seed, precision=precision, recompute_heads=recompute_heads
     )

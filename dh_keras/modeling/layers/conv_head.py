@@ -19,6 +19,12 @@ class UpBlock(keras.layers.Layer):
     Args:
         channels: output channels; the 3x3 convolution keeps the input's number.
         norm: see `make_norm`.
+
+    Examples:
+        >>> roi_features = keras.Input([7, 7, 32])
+        >>> model = keras.Model(roi_features, UpBlock(channels=64, norm="batch")(roi_features))
+        >>> model.output.shape
+        (None, 7, 7, 64)
     """
 
     def __init__(self, *, channels: int, norm: str, **kwargs: Any):
@@ -55,6 +61,22 @@ class ConvHead(keras.layers.Layer):
         num_classes: K, without background.
         classes: whether it predicts class logits.
         boxes: whether it predicts box deltas.
+
+    Examples:
+        >>> roi_features = keras.Input([7, 7, 32])
+        >>> head = ConvHead(
+        ...     channels=64,
+        ...     blocks=2,
+        ...     norm="group",
+        ...     non_local_channels=32,
+        ...     non_local_groups=4,
+        ...     non_local_mode="dot_product",
+        ...     num_classes=3,
+        ...     classes=False,
+        ...     boxes=True,
+        ... )
+        >>> keras.Model(roi_features, head(roi_features)).output["box_deltas"].shape
+        (None, 3, 4)
     """
 
     def __init__(

@@ -36,6 +36,12 @@ class ConvNorm(keras.layers.Layer):
         relu: whether a ReLU follows.
         zero_gamma: see `make_norm`.
         kernel_initializer: the config of a Keras initializer.
+
+    Examples:
+        >>> images = keras.Input([64, 96, 3])
+        >>> stem = ConvNorm(filters=8, kernel_size=7, stride=2, norm="batch", relu=True)
+        >>> keras.Model(images, stem(images)).output.shape
+        (None, 32, 48, 8)
     """
 
     def __init__(

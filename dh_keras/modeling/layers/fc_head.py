@@ -17,6 +17,12 @@ class FCHead(keras.layers.Layer):
         num_classes: K, without background.
         classes: whether it predicts class logits.
         boxes: whether it predicts box deltas.
+
+    Examples:
+        >>> roi_features = keras.Input([7, 7, 32])
+        >>> outputs = FCHead(channels=64, num_classes=3, classes=True, boxes=False)(roi_features)
+        >>> keras.Model(roi_features, outputs).output["class_logits"].shape
+        (None, 4)
     """
 
     mixes_rois = False  # what an RoI gets does not depend on the others

@@ -16,6 +16,13 @@ class FPN(keras.layers.Layer):
 
     Args:
         channels: channels of every level.
+
+    Examples:
+        >>> features = {f"C{level}": keras.Input([None, None, 4 * level], name=f"C{level}") for level in range(2, 6)}
+        >>> pyramid = FPN(channels=16)(features)
+        >>> model = keras.Model(features, pyramid)
+        >>> sorted(model.output), model.output["P3"].shape[-1]
+        (['P2', 'P3', 'P4', 'P5', 'P6'], 16)
     """
 
     def __init__(self, *, channels: int, **kwargs: Any):

@@ -20,6 +20,13 @@ class NonLocalBlock(keras.layers.Layer):
         groups: number of groups that attend separately; divides channels.
         mode: "dot_product" divides the affinities by the number of positions, "softmax" normalises them.
         norm: normalisation after the output convolution, see `make_norm`.
+
+    Examples:
+        >>> features = keras.Input([14, 14, 32])
+        >>> attended = NonLocalBlock(channels=16, groups=4, mode="softmax", norm="group")(features)
+        >>> pooled = keras.layers.GlobalAveragePooling2D()(attended)
+        >>> keras.Model(features, pooled).output.shape
+        (None, 32)
     """
 
     def __init__(self, *, channels: int, groups: int, mode: str, norm: str, **kwargs: Any):

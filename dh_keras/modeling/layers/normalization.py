@@ -34,6 +34,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     The same values as `keras.layers.BatchNormalization`, in less than half the time on a CPU, except that the moving
     variance takes the unbiased batch variance, as PyTorch's does. A layer with `trainable=False` uses its moving
     statistics even when `training=True`.
+
+    Examples:
+        >>> features = keras.Input([14, 14, 32])
+        >>> keras.Model(features, FusedBatchNormalization(epsilon=1e-5)(features)).output.shape
+        (None, 14, 14, 32)
     """
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
@@ -79,6 +84,11 @@ class SyncBatchNormalization(FusedBatchNormalization):
 
     So replicas with different numbers of RoIs get what one device gets from all of them. On one replica it is its base
     class. One sum over replicas carries a layer's count, sums and sums of squares.
+
+    Examples:
+        >>> features = keras.Input([14, 14, 32])
+        >>> keras.Model(features, SyncBatchNormalization(epsilon=1e-5)(features)).output.shape
+        (None, 14, 14, 32)
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

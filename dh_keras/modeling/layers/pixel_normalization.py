@@ -17,6 +17,12 @@ class PixelNormalization(keras.layers.Layer):
         channel_order: order that mean, std and the network use, "rgb" or "bgr"; images arrive as RGB.
         mean: three numbers, in 0..255.
         std: three numbers, in 0..255.
+
+    Examples:
+        >>> images, sizes = keras.Input([64, 96, 3], dtype="uint8"), keras.Input([2], dtype="int32")
+        >>> normalize = PixelNormalization(channel_order="rgb", mean=[124.0, 116.0, 104.0], std=[58.0, 57.0, 57.0])
+        >>> keras.Model([images, sizes], normalize(images, sizes)).output.shape
+        (None, 64, 96, 3)
     """
 
     def __init__(self, *, channel_order: str, mean: Sequence[float], std: Sequence[float], **kwargs: Any):

@@ -16,6 +16,13 @@ class BoxPredictors(keras.layers.Layer):
         num_classes: K, without background.
         classes: build the class predictor (normal 0.01).
         boxes: build the box predictor (normal 0.001).
+
+    Examples:
+        >>> vectors = keras.Input([64])
+        >>> outputs = BoxPredictors(num_classes=3, classes=True, boxes=True)(vectors)
+        >>> model = keras.Model(vectors, outputs)
+        >>> model.output["class_logits"].shape, model.output["box_deltas"].shape
+        ((None, 4), (None, 3, 4))
     """
 
     def __init__(self, *, num_classes: int, classes: bool, boxes: bool, **kwargs: Any):

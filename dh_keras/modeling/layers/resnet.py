@@ -26,6 +26,12 @@ class ResidualBlock(keras.layers.Layer):
         identity_start: the last norm starts with a scale of zero, so that a new block passes its shortcut on
             (Goyal et al. 2017, section 5.1).
         kernel_initializer: see `ConvNorm`.
+
+    Examples:
+        >>> features = keras.Input([64, 96, 64])
+        >>> block = ResidualBlock(filters=16, stride=2, stride_in_1x1=False, projection=True, norm="batch")
+        >>> keras.Model(features, block(features)).output.shape
+        (None, 32, 48, 64)
     """
 
     def __init__(
@@ -91,6 +97,13 @@ class ResNet(keras.layers.Layer):
         stride_in_1x1: see `ResidualBlock`.
         frozen_stages: n > 0 freezes the stem and the first n stages, weights and statistics.
         norm: see `make_norm`.
+
+    Examples:
+        >>> images = keras.Input([64, 96, 3])
+        >>> backbone = ResNet(depth=18, width=8, stride_in_1x1=False, frozen_stages=0, norm="batch")
+        >>> scores = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(backbone(images)["C5"]))
+        >>> keras.Model(images, scores).output.shape
+        (None, 10)
     """
 
     def __init__(self, *, depth: int, width: int, stride_in_1x1: bool, frozen_stages: int, norm: str, **kwargs: Any):

@@ -16,6 +16,13 @@ class RPNHead(keras.layers.Layer):
     Args:
         channels: channels of the 3x3 convolution.
         anchors_per_cell: A, number of anchor ratios.
+
+    Examples:
+        >>> pyramid = {level: keras.Input([None, None, 16], name=level) for level in ("P3", "P4")}
+        >>> objectness_logits, anchor_deltas = RPNHead(channels=16, anchors_per_cell=3)(pyramid)
+        >>> model = keras.Model(pyramid, {"objectness": objectness_logits["P3"], "deltas": anchor_deltas["P3"]})
+        >>> model.output["deltas"].shape
+        (None, None, 4)
     """
 
     def __init__(self, *, channels: int, anchors_per_cell: int, **kwargs: Any):

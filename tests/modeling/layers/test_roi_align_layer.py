@@ -42,6 +42,27 @@ def test_rois_are_enlarged_about_their_centres_but_keep_their_level(scale, sampl
     np.testing.assert_allclose(pooled, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(("sampling_ratio", "geometry"), [(2, "continuous"), (0, "continuous"), (0, "legacy")])
+def test_any_output_size_from_any_set_of_levels(sampling_ratio, geometry):
+    layer = RoIAlign(
+        scale=1.0, sampling_ratio=sampling_ratio, geometry=geometry, output_size=(3, 5), levels=["P3", "P5"]
+    )
+    rois = np.concatenate([ROIS, np.float32([[5, 10, 290, 425], [0, 0, 600, 500]])])
+    image_index = np.int32([0, 1, 1, 0, 1, 0])
+    pooled = layer({level: PYRAMID[level] for level in ("P5", "P3")}, rois, image_index)
+    expected, _ = oracle.roi_align(
+        PYRAMID,
+        rois,
+        image_index,
+        ["P3", "P3", "P3", "P3", "P3", "P5"],
+        sampling_ratio=sampling_ratio,
+        legacy=geometry == "legacy",
+        bins=(3, 5),
+    )
+    assert pooled.shape == (6, 3, 5, 3)
+    np.testing.assert_allclose(pooled, expected, atol=1e-4)
+
+
 def test_rois_stay_float32_under_mixed_precision():
     """A position of 420.7 pixels would be off by a tenth in half precision."""
     layer = RoIAlign(scale=1.0, sampling_ratio=2, geometry="continuous", dtype="mixed_float16")

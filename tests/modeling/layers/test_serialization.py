@@ -109,7 +109,11 @@ CASES = [
     ),
     (FPN, {"channels": 5}, [STAGES]),
     (RPNHead, {"channels": 5, "anchors_per_cell": 2}, [PYRAMID]),
-    (RoIAlign, {"scale": 1.3, "sampling_ratio": 0, "geometry": "legacy"}, [PYRAMID, ROIS, np.int32([1, 0])]),
+    (
+        RoIAlign,
+        {"scale": 1.3, "sampling_ratio": 0, "geometry": "legacy", "output_size": (5, 3), "levels": ("P3", "P4")},
+        [PYRAMID, ROIS, np.int32([1, 0])],
+    ),
     (NonLocalBlock, {"channels": 6, "groups": 3, "mode": "softmax", "norm": "group"}, [MAP]),
     (UpBlock, {"channels": 8, "norm": "group"}, [ROI_FEATURES]),
     (BoxPredictors, {"num_classes": 5, "classes": False, "boxes": True}, [random_input(3, 4)]),

@@ -10,7 +10,7 @@ import numpy as np
 
 LEVELS = ("P2", "P3", "P4", "P5")
 STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32}
-BINS = 7
+BINS = (7, 7)
 
 
 def level_of(roi):
@@ -33,42 +33,43 @@ def bilinear(y, x, height, width):
     return cells
 
 
-def axis_samples(start, end, stride, sampling_ratio, legacy):
-    """For each of the 7 bins along one axis, the positions of its samples in cells."""
+def axis_samples(start, end, stride, bins, sampling_ratio, legacy):
+    """For each of the bins along one axis, the positions of its samples in cells."""
     if legacy:
         start, size = start / stride, max((end - 1) / stride - start / stride, 1.0)
     else:
         start, size = start / stride - 0.5, end / stride - start / stride
-    bin_size = size / BINS
+    bin_size = size / bins
     samples = sampling_ratio if sampling_ratio > 0 else max(math.ceil(bin_size), 0)
-    return [[start + (b + (s + 0.5) / samples) * bin_size for s in range(samples)] for b in range(BINS)]
+    return [[start + (b + (s + 0.5) / samples) * bin_size for s in range(samples)] for b in range(bins)]
 
 
-def roi_align(features, rois, image_index, levels, *, sampling_ratio, legacy, upstream=None):
+def roi_align(features, rois, image_index, levels, *, sampling_ratio, legacy, upstream=None, bins=BINS):
     """Pool every RoI.
 
     Args:
-        features: float [B, H, W, C] for each of P2..P5.
+        features: float [B, H, W, C] for each of the levels.
         rois: [R, 4].
         image_index: [R].
         levels: names of levels, one per RoI.
         sampling_ratio: samples per bin and axis, 0 for ceil(bin size).
         legacy: which geometry.
-        upstream: [R, 7, 7, C], gradient of some loss with respect to the output, or None for zeros.
+        upstream: [R, *bins, C], gradient of some loss with respect to the output, or None for zeros.
+        bins: along both axes.
 
     Returns:
-        Output [R, 7, 7, C], and the gradient of the loss with respect to the features of every level.
+        Output [R, *bins, C], and the gradient of the loss with respect to the features of every level.
     """
     features = {level: np.float64(x) for level, x in features.items()}
-    channels = features["P2"].shape[-1]
-    output = np.zeros([len(rois), BINS, BINS, channels])
+    channels = next(iter(features.values())).shape[-1]
+    output = np.zeros([len(rois), *bins, channels])
     upstream = output if upstream is None else np.float64(upstream)
     gradients = {level: np.zeros_like(x) for level, x in features.items()}
     for r, (roi, image, level) in enumerate(zip(np.float64(rois), image_index, levels, strict=True)):
         feature, gradient, stride = features[level][image], gradients[level][image], STRIDES[level]
-        rows = axis_samples(roi[0], roi[2], stride, sampling_ratio, legacy)
-        columns = axis_samples(roi[1], roi[3], stride, sampling_ratio, legacy)
-        for i, j in np.ndindex(BINS, BINS):
+        rows = axis_samples(roi[0], roi[2], stride, bins[0], sampling_ratio, legacy)
+        columns = axis_samples(roi[1], roi[3], stride, bins[1], sampling_ratio, legacy)
+        for i, j in np.ndindex(*bins):
             count = max(len(rows[i]) * len(columns[j]), 1)
             for y in rows[i]:
                 for x in columns[j]:

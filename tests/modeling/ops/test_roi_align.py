@@ -210,6 +210,12 @@ def test_levels_of_random_rois_equal_the_formula():
     assert [oracle.LEVELS[level] for level in roi_levels(rois).numpy()] == expected
 
 
+def test_an_roi_whose_level_is_missing_goes_to_the_next_finer_one_or_to_the_first():
+    squares = tf.constant([[0.0, 0.0, side, side] for side in (50.0, 112.0, 224.0, 448.0, 896.0, 1792.0)])
+    assert roi_levels(squares, levels=("P3", "P5", "P6")).numpy().tolist() == [0, 0, 0, 1, 2, 2]
+    assert roi_levels(squares, levels=("P4",)).numpy().tolist() == [0] * 6
+
+
 def test_no_gradient_flows_to_the_rois(features):
     rois = tf.Variable([[10.0, 20.0, 90.0, 120.0]])
     with tf.GradientTape() as tape:
