@@ -87,7 +87,7 @@ class DoubleHeadRCNN(TrainingStep):
         self.fpn = fpn
         self.rpn_head = rpn_head
         self.roi_align = roi_align
-        self.heads = heads
+        self.heads = {spec.name: heads[spec.name] for spec in variant.heads}
         self.rpn = rpn
         self.roi = roi
         self.score_threshold = score_threshold
@@ -98,22 +98,22 @@ class DoubleHeadRCNN(TrainingStep):
     def with_layers(self, **layers: Any) -> "DoubleHeadRCNN":
         """A built detector with the settings of this one and other layers, named as in the constructor.
 
-        The others are shared with this one. Those that do not fit any more, because what comes before them has other
-        numbers of channels, are made anew with weights of their own: the feature pyramid, the RPN head, the heads.
+        The others are shared with this one. Those that do not fit any more, because what comes before them has another
+        shape, are made anew with weights of their own: the feature pyramid, the RPN head, the heads.
         """
         arguments = {name: getattr(self, name) for name in _argument_names()} | layers
         afresh = set()
         if _pyramid_shapes(arguments["backbone"]) != _pyramid_shapes(self.backbone):
-            afresh = {"fpn"}
+            afresh |= {"fpn"}
         if arguments["fpn"].channels != self.fpn.channels:
-            afresh = {"rpn_head", "heads"}
+            afresh |= {"rpn_head", "heads"}
+        if any(layer.output_size != self.roi_align[kind].output_size for kind, layer in arguments["roi_align"].items()):
+            afresh |= {"heads"}
         if not (afresh := afresh - layers.keys()):
             return self._assembled(arguments)
         with layer_precision(self.dtype_policy), own_random_numbers(self.seed):
-            made = keras.tree.map_structure(
-                lambda layer: type(layer).from_config(layer.get_config()),
-                {name: getattr(self, name) for name in afresh},
-            )
+            config = self.get_config()
+            made = keras.saving.deserialize_keras_object({name: config[name] for name in afresh})
             return self._assembled(arguments | made)
 
     def _assembled(self, arguments: dict[str, Any]) -> "DoubleHeadRCNN":
@@ -125,7 +125,10 @@ class DoubleHeadRCNN(TrainingStep):
         """What `from_config` makes a detector with new weights from; ready for JSON."""
         config = {name: getattr(self, name) for name in _argument_names()}
         config |= {name: dataclasses.asdict(config[name]) for name in _SETTINGS}
-        return super().get_config() | keras.saving.serialize_keras_object(config)
+        config = keras.saving.serialize_keras_object(config)
+        for layer in (*(config[name] for name in _LAYERS), *config["roi_align"].values(), *config["heads"].values()):
+            layer.pop("build_config", None)  # they are built inside the detector, after which their weights are named
+        return super().get_config() | config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "DoubleHeadRCNN":
@@ -291,6 +294,7 @@ def _make_variant(*, heads: Sequence[dict[str, Any]], **arguments: Any) -> Varia
 
 # Arguments that are data classes, with what makes one of its fields.
 _SETTINGS = {"variant": _make_variant, "rpn": RPNConfig, "roi": RoIConfig}
+_LAYERS = ("normalization", "backbone", "fpn", "rpn_head")
 
 
 def _argument_names() -> list[str]:

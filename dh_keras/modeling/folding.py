@@ -54,8 +54,9 @@ def _copy_weights(source: DoubleHeadRCNN, target: DoubleHeadRCNN) -> None:
     """Copy all weights; a convolution whose batch norm the target does not have takes the norm's share."""
     ours = {path: variable.numpy() for path, variable in variables_by_path(source).items()}
     theirs = variables_by_path(target)
-    if isinstance(source.backbone, HubBackbone):  # whose variables have no path to go by
-        target.backbone.set_weights(source.backbone.get_weights())
+    given = source.backbone.get_weights()
+    if [array.shape for array in given] == [variable.shape for variable in target.backbone.weights]:
+        target.backbone.set_weights(given)  # its variables may have no path to go by
     for path, variable in theirs.items():
         layer, _, kind = path.rpartition("/")
         norm = f"{layer.rpartition('/')[0]}/norm/"

@@ -103,13 +103,13 @@ class KerasModel(BuiltModel):
         """As Keras does: the mean losses, "loss" first."""
         return super().evaluate(*self._looked_at(x, y, **kwargs), *args, **kwargs)
 
-    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def train_on_batch(self, x: Any, y: Any = None, sample_weight: None = None, **kwargs: Any) -> Any:
         """As Keras does: one step."""
-        return super().train_on_batch(*self._looked_at(x, y, **kwargs), *args, **kwargs)
+        return super().train_on_batch(*self._looked_at(x, y, sample_weight, **kwargs), **kwargs)
 
-    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: None = None, **kwargs: Any) -> Any:
         """As Keras does: the losses of one batch."""
-        return super().test_on_batch(*self._looked_at(x, y, **kwargs), *args, **kwargs)
+        return super().test_on_batch(*self._looked_at(x, y, sample_weight, **kwargs), **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Keras does.
@@ -128,9 +128,11 @@ class KerasModel(BuiltModel):
         batch = image_batch(data)
         return self.detect(self(batch, training=False), batch["image_sizes"])._asdict()
 
-    def _looked_at(self, x: Any, y: Any = None, *rest: Any, **arguments: Any) -> tuple[Any, ...]:
+    def _looked_at(
+        self, x: Any, y: Any = None, sample_weight: None = None, *, class_weight: None = None, **_: Any
+    ) -> tuple[Any, Any]:
         """The same data, of which arrays are known to be usable as far as their first rows tell."""
-        _refuse({**dict(zip(("sample_weight",), rest, strict=False)), **arguments})
+        _refuse({"sample_weight": sample_weight, "class_weight": class_weight})
         x, y = as_arrays(x, y)
         if rows := first_rows(x, y):
             self.training_batch(rows)
