@@ -94,7 +94,6 @@ def make_tiny_detector():
         config = load_config(overrides=[*TINY, *overrides])
         detector = assemble_detector(config.model, num_classes=num_classes, seed=seed)
         detector.compile(optimizer=RecipeSGD(lr, **optimizer), report="step")
-        detector.optimizer.build(detector.trainable_variables)
         return detector
 
     return make

@@ -81,7 +81,6 @@ def build_trainee(config: ModelConfig, case: Case, batch: dict[str, tf.Tensor]) 
     config = replace(config, roi=replace(config.roi, batch_size=case.rois))
     detector = assemble_detector(config, num_classes=CLASSES, precision=case.precision, recompute_heads=case.recompute)
     detector.compile(optimizer=RecipeSGD(0.0, momentum=0.9, l2=1e-4), report="step")
-    detector.optimizer.build(detector.trainable_variables)
     planted = near_boxes(batch["gt_boxes"], int(case.rois * config.roi.foreground_fraction))
     propose = detector.propose
 

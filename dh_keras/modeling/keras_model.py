@@ -63,12 +63,13 @@ class KerasModel(BuiltModel):
         _refuse({"loss": loss, **kwargs})
         if report not in ("epoch", "step"):
             raise ConfigError(f"`report`: expected epoch or step, got {report!r}")
-        optimizer = recipe_optimizer() if optimizer is None else optimizer
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.accumulate = accumulate
         self.report = report
         self.timed = timed
         with self.distribute_strategy.scope():
+            optimizer = recipe_optimizer() if optimizer is None else optimizer
+            super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+            self.optimizer.build(self.trainable_variables)  # inside a step of several replicas it would be too late
             # Not finite when the last step was not, and so changed nothing; finite with a loss scale.
             self.gradient_norm = tf.Variable(
                 0.0, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -83,9 +84,8 @@ class KerasModel(BuiltModel):
         return {"optimizer": optimizer, **{name: getattr(self, name) for name in names}}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile as a saved model was, with an optimizer whose variables exist."""
+        """Compile as a saved model was."""
         self.compile(**{**config, "optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})
-        self.optimizer.build(self.trainable_variables)
 
     def training_batch(self, data: Any) -> dict[str, tf.Tensor]:
         """See `user_data.training_batch`."""

@@ -247,7 +247,6 @@ def _build(
     if settings.precision == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
         print("note: train.precision mixed_float16 has no fast kernels on a CPU; float32 is quicker here")
     model.compile(optimizer=optimizer, accumulate=settings.accumulate, report="step", timed=not settings.deterministic)
-    model.optimizer.build(model.trainable_variables)  # mixed_float16 wraps it
     print(f"model: {config.model.variant}, {model.count_params():,} parameters, {data.train.num_classes} classes")
     return model
 

@@ -14,6 +14,7 @@ from dh_keras.modeling.folding import inference_copy
 from dh_keras.modeling.layers.resnet import ResNet
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.modeling.variants import VARIANTS
+from dh_keras.pretrained.build import build_detector
 
 HUB = (
     "model.backbone.name=keras_hub:DenseNetBackbone",
@@ -75,6 +76,29 @@ def test_initial_weights_depend_on_the_seed_alone(config):
     for first, again, other, differs in zip(*found, is_random, strict=True):
         np.testing.assert_array_equal(first, again)
         assert np.array_equal(first, other) != differs
+
+
+def test_without_a_seed_and_a_precision_keras_own_are_taken(tiny_overrides):
+    config = load_config(overrides=tiny_overrides).model
+
+    def build(**given):
+        keras.utils.set_random_seed(4)
+        return build_detector(config, num_classes=3, **given)
+
+    first, again = build(), build()
+    other = build_detector(config, num_classes=3)
+    kernels = [model.heads["fc_head"].fc1.kernel.numpy() for model in (first, again, other)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+    assert first.seed == again.seed != other.seed
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        policies = [build(**given).heads["fc_head"].fc1.dtype_policy.name for given in ({}, {"precision": "float32"})]
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert policies == ["mixed_bfloat16", "float32"]
+    assert build(seed=9).seed == 9
 
 
 def test_no_two_kernels_of_one_shape_are_alike(config):

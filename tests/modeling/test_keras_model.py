@@ -225,7 +225,6 @@ def test_a_saved_and_an_exported_model_detect_the_same_in_another_process(config
     model = assemble_detector(config, num_classes=3, seed=5)
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 10)
     model.compile(RecipeSGD(schedule, l2=1e-3, clip_norm=5.0), accumulate=2, run_eagerly=True)
-    model.optimizer.build(model.trainable_variables)
     model.optimizer.iterations.assign(3)
     np.save(tmp_path / "images.npy", IMAGES[:2])
     model.save(tmp_path / "model.keras")

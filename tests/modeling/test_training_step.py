@@ -171,7 +171,6 @@ def test_float16_scales_its_loss_and_skips_a_step_whose_gradients_overflow(batch
     config = load_config(overrides=list(tiny_overrides)).model
     detector = assemble_detector(config, num_classes=3, precision="mixed_float16")
     detector.compile(RecipeSGD(0.01), report="step")
-    detector.optimizer.build(detector.trainable_variables)
     detector.optimizer.dynamic_scale.assign(1e30)
     step = tf.function(detector.train_step, autograph=False)
     before = [variable.numpy() for variable in detector.trainable_variables]
@@ -193,7 +192,6 @@ def test_two_batches_make_the_update_of_one_that_is_twice_as_large(make_tiny_det
     for accumulate in (1, 2):
         detector = make_tiny_detector(*sampled, "model.backbone.norm=frozen", "model.conv_head.norm=group")
         detector.compile(RecipeSGD(0.1, momentum=0.9, l2=1e-3, clip_norm=5.0), accumulate=accumulate, report="step")
-        detector.optimizer.build(detector.trainable_variables)
         compute_losses, seen = detector.compute_losses, []
         detector.compute_losses = lambda part, training, seen=seen, compute_losses=compute_losses: (
             seen.append(part["image_ids"].shape[0]) or compute_losses(part, training=training)

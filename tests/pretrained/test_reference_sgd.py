@@ -49,7 +49,6 @@ def test_ten_steps_with_momentum_decay_warm_up_and_a_drop_are_pytorch_s(family):
         family, RecipeSGD(make_schedule(SETTINGS, batch_size=8, steps_per_epoch=1), momentum=0.9, l2=0.01)
     )
     start = [variable.numpy() for variable in model.trainable_variables]
-    model.optimizer.build(model.trainable_variables)
     train_step = tf.function(lambda: (model.reset_metrics(), model.train_step(batch))[1]["total_loss"])
     losses = [float(train_step()) for _ in range(STEPS)]
 

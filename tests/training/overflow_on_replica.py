@@ -41,7 +41,6 @@ def main(precision):
     with strategy.scope():
         detector = assemble_detector(config, num_classes=3, precision=precision)
         detector.compile(RecipeSGD(0.01, momentum=0.9, clip_norm=5.0), report="step")
-        detector.optimizer.build(detector.trainable_variables)
     scaled = isinstance(detector.optimizer, keras.optimizers.LossScaleOptimizer)
     weighted_total = detector.weighted_total
 

@@ -87,7 +87,6 @@ def train(args):
         detector = assemble_detector(config.model, num_classes=3, recompute_heads=args.recompute)
         optimizer = RecipeSGD(0.01, momentum=0.9, l2=1e-3, clip_norm=5.0)
         detector.compile(optimizer, accumulate=args.accumulate, report="step")
-        detector.optimizer.build(detector.trainable_variables)
     start = {v.path: keras.ops.convert_to_numpy(v) for v in detector.variables}
     losses = []
 
