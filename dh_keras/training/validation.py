@@ -71,7 +71,7 @@ def validation_losses(
 
 def _evaluate(model: DoubleHeadRCNN, batches: tf.data.Dataset, steps: int) -> dict[str, float]:
     means = model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
-    return {name: float(value) for name, value in means.items()}
+    return {"total_loss" if name == "loss" else name: float(value) for name, value in means.items()}
 
 
 @contextlib.contextmanager

@@ -16,11 +16,11 @@ from dh_keras.data.formats.coco import load_coco
 from dh_keras.data.pipeline import plan_batches, train_dataset
 from dh_keras.errors import Interrupted
 from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.modeling.training_step import TrainingStep
 from dh_keras.training import validation
 from dh_keras.training.callbacks import StepCounter
 from dh_keras.training.loop import train
-from dh_keras.training.optimizer import RecipeSGD
 from dh_keras.training.progress import Progress
 from dh_keras.training.schedule import Length
 from dh_keras.training.validation import averaged_weights, validation_losses
@@ -60,12 +60,13 @@ def test_validation_losses_are_the_means_of_the_losses_of_unaugmented_batches(
 class Wandering(TrainingStep):
     """A fully connected layer whose gradients are random numbers, the second not finite."""
 
+    num_classes = 1
+
     def __init__(self, optimizer):
         super().__init__(loss_weights={}, seed=0)
         self.dense = keras.layers.Dense(2)
         self.dense.build((None, 3))
-        self.compile(optimizer)
-        self.optimizer.build(self.trainable_variables)
+        self.compile(optimizer, report="step")
 
     def _gradients_and_losses(self, batch):
         step = batch["image_ids"][0]
@@ -82,7 +83,7 @@ def test_averages_follow_the_weights_and_are_shown_only_within(scaled):
     optimizer = RecipeSGD(0.1, use_ema=True, ema_momentum=0.8)
     model = Wandering(keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer)
     for step in range(5):
-        model.train_step({"image_ids": tf.constant([step])})
+        model.train_step(dict.fromkeys(["image_ids", "image_sizes", "gt_valid"], tf.constant([step])))
         weights = values_of(model.trainable_variables)
         if step == 0:
             expected = weights
