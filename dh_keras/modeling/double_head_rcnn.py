@@ -21,7 +21,7 @@ from dh_keras.modeling.precision import layer_precision
 from dh_keras.modeling.proposals import Proposals, generate_proposals, pyramid_anchors
 from dh_keras.modeling.training_step import TrainingStep
 from dh_keras.modeling.user_data import image_batch
-from dh_keras.modeling.variants import HeadSpec, Variant
+from dh_keras.modeling.variants import Variant, make_variant
 
 IMAGES = (None, None, None, 3)
 
@@ -101,23 +101,24 @@ class DoubleHeadRCNN(TrainingStep):
         The others are shared with this one. Those that do not fit any more, because what comes before them has another
         shape, are made anew with weights of their own: the feature pyramid, the RPN head, the heads.
         """
-        arguments = {name: getattr(self, name) for name in _argument_names()} | layers
-        afresh = set()
-        if _pyramid_shapes(arguments["backbone"]) != _pyramid_shapes(self.backbone):
-            afresh |= {"fpn"}
-        if arguments["fpn"].channels != self.fpn.channels:
-            afresh |= {"rpn_head", "heads"}
-        if any(layer.output_size != self.roi_align[kind].output_size for kind, layer in arguments["roi_align"].items()):
-            afresh |= {"heads"}
-        if not (afresh := afresh - layers.keys()):
+        arguments = {name: getattr(self, name) for name in ("name", *_argument_names())} | layers
+        wider = arguments["fpn"].channels != self.fpn.channels
+        resized = any(
+            self.roi_align[kind].output_size != layer.output_size for kind, layer in arguments["roi_align"].items()
+        )
+        deeper = _pyramid_shapes(arguments["backbone"]) != _pyramid_shapes(self.backbone)
+        misfits = {"fpn": deeper, "rpn_head": wider, "heads": wider or resized}
+        afresh = [name for name, misfit in misfits.items() if misfit and name not in layers]
+        if not afresh:
             return self._assembled(arguments)
         with layer_precision(self.dtype_policy), own_random_numbers(self.seed):
             config = self.get_config()
             made = keras.saving.deserialize_keras_object({name: config[name] for name in afresh})
             return self._assembled(arguments | made)
 
-    def _assembled(self, arguments: dict[str, Any]) -> "DoubleHeadRCNN":
-        detector = type(self)(**arguments, name=self.name)
+    @classmethod
+    def _assembled(cls, arguments: dict[str, Any]) -> "DoubleHeadRCNN":
+        detector = cls(**arguments)
         detector.build()
         return detector
 
@@ -135,10 +136,8 @@ class DoubleHeadRCNN(TrainingStep):
         """A built detector, as a model that Keras has saved becomes one again."""
         with layer_precision(keras.saving.deserialize_keras_object(config["dtype"])):
             config = keras.saving.deserialize_keras_object(config)
-            config |= {name: make(**config[name]) for name, make in _SETTINGS.items()}
-            detector = cls(**config)
-            detector.build()
-        return detector
+            settings = {name: make(**config[name]) for name, make in _SETTINGS.items()}
+            return cls._assembled(config | settings)
 
     def build(self, input_shape: None = None) -> None:
         """Create the weights of the layers that have none yet, whatever the size of the images; nothing is computed."""
@@ -288,12 +287,8 @@ class DoubleHeadRCNN(TrainingStep):
         )
 
 
-def _make_variant(*, heads: Sequence[dict[str, Any]], **arguments: Any) -> Variant:
-    return Variant(heads=tuple(HeadSpec(**head) for head in heads), **arguments)
-
-
 # Arguments that are data classes, with what makes one of its fields.
-_SETTINGS = {"variant": _make_variant, "rpn": RPNConfig, "roi": RoIConfig}
+_SETTINGS = {"variant": make_variant, "rpn": RPNConfig, "roi": RoIConfig}
 _LAYERS = ("normalization", "backbone", "fpn", "rpn_head")
 
 

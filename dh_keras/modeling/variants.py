@@ -1,6 +1,8 @@
 """The seven detectors of the paper (figure 1 and table 1) as data: which head exists, and what it predicts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Variant:
     def scores_before_boxes(self) -> bool:
         """Whether the score is known before the conv-head, which only places the boxes, has run."""
         return self.score_from == "fc" and self.boxes_from == "conv"
+
+
+def make_variant(*, heads: Sequence[dict[str, Any]], **fields: Any) -> Variant:
+    """A variant from its fields as `dataclasses.asdict` gives them."""
+    return Variant(heads=tuple(HeadSpec(**head) for head in heads), **fields)
 
 
 _VARIANTS = (
