@@ -103,9 +103,8 @@ class DoubleHeadRCNN(TrainingStep):
         """
         arguments = {name: getattr(self, name) for name in ("name", *_argument_names())} | layers
         wider = arguments["fpn"].channels != self.fpn.channels
-        resized = any(
-            self.roi_align[kind].output_size != layer.output_size for kind, layer in arguments["roi_align"].items()
-        )
+        before = self.roi_align
+        resized = any(layer.output_size != before[kind].output_size for kind, layer in arguments["roi_align"].items())
         deeper = _pyramid_shapes(arguments["backbone"]) != _pyramid_shapes(self.backbone)
         misfits = {"fpn": deeper, "rpn_head": wider, "heads": wider or resized}
         afresh = [name for name, misfit in misfits.items() if misfit and name not in layers]
@@ -146,11 +145,9 @@ class DoubleHeadRCNN(TrainingStep):
             (self.backbone, IMAGES),
             (self.fpn, _pyramid_shapes(self.backbone)),
             (self.rpn_head, dict.fromkeys(PYRAMID_LEVELS, level)),
-            *(
-                (self.heads[spec.name], (None, *self.roi_align[spec.kind].output_size, self.fpn.channels))
-                for spec in self.variant.heads
-            ),
         ]
+        for spec in self.variant.heads:
+            inputs.append((self.heads[spec.name], (None, *self.roi_align[spec.kind].output_size, self.fpn.channels)))
         for layer, shape in inputs:
             if not layer.built:
                 layer.build(shape)

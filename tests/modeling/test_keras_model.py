@@ -17,6 +17,7 @@ from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
+from dh_keras.modeling.layers import FPN, RoIAlign
 from dh_keras.modeling.optimizer import RecipeSGD
 
 pytestmark = pytest.mark.usefixtures("quick_graphs")
@@ -272,12 +273,15 @@ def test_another_backbone_is_all_that_has_to_be_given(detector, make):
     assert_detections(alone(inference_copy(other), IMAGES[0]), expected)
 
 
-def test_other_channels_of_the_pyramid_make_what_reads_them_anew(detector):
-    from dh_keras.modeling.layers import FPN
-
+def test_other_channels_of_the_pyramid_and_other_sizes_of_roi_features_make_what_reads_them_anew(detector):
     other = detector.with_layers(fpn=FPN(channels=24))
     assert other.backbone is detector.backbone
     assert other.rpn_head.conv.kernel.shape[2] == 24
     assert other.heads["fc_head"].fc1.kernel.shape[0] == 7 * 7 * 24
     assert list(other.heads) == list(detector.heads)
+    assert alone(other, IMAGES[0])["boxes"].shape == (1, 10, 4)
+    settings = {"sampling_ratio": 2, "geometry": "continuous", "output_size": (5, 3)}
+    other = detector.with_layers(roi_align={kind: RoIAlign(scale=1.0, **settings) for kind in ("fc", "conv")})
+    assert other.rpn_head is detector.rpn_head
+    assert other.heads["fc_head"].fc1.kernel.shape[0] == 5 * 3 * 16
     assert alone(other, IMAGES[0])["boxes"].shape == (1, 10, 4)

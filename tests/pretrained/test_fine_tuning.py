@@ -10,6 +10,7 @@ from numpy_boxes import iou_matrix
 
 from dh_keras.config.load import load_config
 from dh_keras.modeling.builder import assemble_detector
+from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.modeling.variables import variables_by_path
 from dh_keras.pretrained import authors, mmdetection
 from dh_keras.pretrained.build import load_backbone
@@ -17,7 +18,6 @@ from dh_keras.pretrained.importer import import_checkpoint
 from dh_keras.pretrained.resnet_names import resnet_rules
 from dh_keras.run.classes import Category
 from dh_keras.run.weights import initialize_weights
-from dh_keras.training.optimizer import RecipeSGD
 
 torch = pytest.importorskip("torch", reason="torch is needed to write checkpoints")
 pytestmark = pytest.mark.usefixtures("quick_graphs")
