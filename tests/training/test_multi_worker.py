@@ -37,8 +37,7 @@ JOB = (
     "train.steps=3",
     "train.drops=[]",
     "train.pictures=0",
-    "data.val_annotations=null",
-    "data.val_images=null",
+    "train.sanity_images=0",
 )
 
 
