@@ -5,7 +5,7 @@ Its best and worst images too. What an earlier analysis wrote is replaced.
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, any_path, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main, require_paths
 from dh_keras.errors import ConfigError
 
 
@@ -26,6 +26,7 @@ def make_parser() -> CommandParser:
 def run(args: argparse.Namespace) -> None:
     if not 0 <= args.score < 1:
         raise ConfigError(f"--score: expected a number from 0 to below 1, got {args.score}")
+    require_paths(args.run, args.annotations, args.images)
     from dh_keras.reports.run_report import analyze_run
 
     analyze_run(args.run, annotations=args.annotations, images=args.images, score=args.score, overrides=args.overrides)

@@ -5,7 +5,7 @@ They are compared on sliding windows around annotated objects.
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, any_path, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main, require_paths
 
 
 def make_parser() -> CommandParser:
@@ -26,6 +26,7 @@ def make_parser() -> CommandParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    require_paths(*args.models, args.annotations, args.images)
     from dh_keras.reports.heads.analysis import analyze_heads, format_heads
 
     print(f"models: {' '.join([*args.models, *args.overrides])}")

@@ -5,7 +5,7 @@ The page is served on this machine, to this machine only.
 
 import argparse
 
-from dh_keras.commands.parser import MODEL, CommandParser, make_main
+from dh_keras.commands.parser import MODEL, CommandParser, make_main, require_paths
 from dh_keras.paths import to_path
 
 
@@ -17,6 +17,7 @@ def make_parser() -> CommandParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    require_paths(args.model)
     from dh_keras.serving.demo import run_demo
 
     run_demo(to_path(args.model), args.overrides, port=args.port, score=args.score)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from dh_keras.commands.parser import CommandParser, any_path, make_main
+from dh_keras.commands.parser import CommandParser, any_path, make_main, require_paths
 from dh_keras.modeling.constants import PRECISIONS, TARGETS
 
 
@@ -22,6 +22,7 @@ def make_parser() -> CommandParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    require_paths(args.run, *args.verify)
     from dh_keras.inference.detector import Detector
     from dh_keras.serving.export import compare_detectors, export_saved_model
 

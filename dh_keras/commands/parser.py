@@ -118,6 +118,17 @@ def given_data(args: argparse.Namespace) -> dict[str, str]:
     return {key: text for key, text in given.items() if text}
 
 
+def require_paths(*paths: str | Path | None) -> None:
+    """See that what was typed is there, before TensorFlow is imported for it; None was not typed.
+
+    Raises:
+        DataError: naming the first that is not.
+    """
+    for path in paths:
+        if path is not None and not to_path(path).exists():
+            raise DataError(f"{path}: no such file or folder")
+
+
 def _is_override(word: object) -> bool:
     return OVERRIDE.match(str(word)) is not None and not os.path.exists(str(word))
 

@@ -3,8 +3,10 @@
 import argparse
 import sys
 
-from dh_keras.commands.parser import MODEL, CommandParser, any_path, make_main
+from dh_keras.commands.parser import MODEL, CommandParser, any_path, make_main, require_paths
+from dh_keras.errors import DataError
 from dh_keras.paths import to_path
+from dh_keras.run.run_folder import next_free_run
 
 SHOWN_ERRORS = 10
 
@@ -18,7 +20,7 @@ WORDS = {
 def make_parser() -> CommandParser:
     parser = CommandParser("predict", __doc__, words=WORDS)
     parser.add_argument(
-        "--output", type=any_path, required=True, help="new folder for the predictions and the pictures"
+        "--output", type=any_path, help="new folder for the predictions and the pictures (default: predictions)"
     )
     parser.add_argument("--list", type=any_path, metavar="FILE", help="text file with the path of a file in each line")
     parser.add_argument("--score", type=float, default=0.5, help="show detections that score more than this")
@@ -36,6 +38,8 @@ def run(args: argparse.Namespace) -> None:
     from dh_keras.inference.prediction.folder import PredictionSettings
     from dh_keras.inference.prediction.sources import Shard, describe_left_out, list_sources
 
+    if args.resume and args.output is None:
+        raise DataError("--resume: needs --output, the folder to go on with")
     settings = PredictionSettings(
         score=args.score,
         batch_size=args.batch_size,
@@ -47,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
         overrides=tuple(args.overrides),
     )
     paths = list_sources(args.sources, args.list)
+    require_paths(args.model)
+    args.output = args.output or next_free_run(".", "predictions")
     if not args.resume:
         require_new_folder(args.output, CHOOSE_OR_RESUME)
 

@@ -111,10 +111,20 @@ def test_python_m_is_the_same_as_the_console_command():
         (("train", "--resume"), 1, r"error: --resume: needs --output RUN"),
         (("train", "--output", "OUT", "--train-annotations", "no.json", "--train-images", "."), 1, r"error: .*no.json"),
         (("train", "oops"), 2, r"unexpected argument 'oops'"),
-        (("evaluate", "nothing", "--annotations", "a.json", "--images", "."), 1, r"error: nothing: no such folder"),
+        (
+            ("evaluate", "nothing", "--annotations", "a.json", "--images", "."),
+            1,
+            r"error: nothing: no such file or folder",
+        ),
+        (("evaluate", ".", "--annotations", "a.json", "--images", "."), 1, r"error: a\.json: no such file or folder"),
+        (("evaluate", ".", "--images", "."), 1, r"error: --annotations and --images: expected both"),
+        (("evaluate", "."), 1, r"error: \.: is no run folder, which knows its data; give --annotations and --images"),
+        (("analyze", "nothing"), 1, r"error: nothing: no such file or folder"),
+        (("demo", "nothing"), 1, r"error: nothing: no such file or folder"),
+        (("predict", ".", ".", "--resume"), 1, r"error: --resume: needs --output"),
         (("predict", "nothing", "nothing.jpg", "--output", "OUT"), 1, r"error: nothing.jpg: no such file or folder"),
         (("predict", "nothing", "--output", "OUT"), 1, r"error: there is nothing to detect in; give images"),
-        (("export", "nothing", "--output", "OUT/1"), 1, r"error: nothing: no such folder"),
+        (("export", "nothing", "--output", "OUT/1"), 1, r"error: nothing: no such file or folder"),
         (("merge-predictions", "a", "--output", "OUT", "train.lr=1"), 2, r"takes no overrides, got 'train.lr=1'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -129,7 +139,7 @@ def test_bad_input_is_answered_with_one_line(arguments, status, expected, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_the_commands_work_together(tiny_run, tiny_shapes, tmp_path, capsys):
+def test_the_commands_work_together(tiny_run, tiny_shapes, tmp_path, capsys, monkeypatch):
     photograph = sorted(Path(tiny_shapes.val_images).iterdir())[0]
     exported = str(tmp_path / "m" / "1")
     main(["export", str(tiny_run), "--output", exported, "--verify", str(photograph)])
@@ -150,3 +160,9 @@ def test_the_commands_work_together(tiny_run, tiny_shapes, tmp_path, capsys):
     main(["predict", str(tiny_run), str(photograph), "--output", str(tmp_path / "p"), "--score", "0.9999"])
     assert "nothing above 1.00; the best is" in capsys.readouterr().out
     assert (tmp_path / "p" / f"{photograph.stem}.png").is_file()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "predictions").mkdir()
+    main(["predict", str(tiny_run), str(photograph), "--no-pictures"])
+    assert (tmp_path / "predictions-2" / "predictions.json").is_file()
+    main(["evaluate", str(tiny_run), "--output", str(tmp_path / "own.json")])
+    assert json.loads((tmp_path / "own.json").read_text())["images"] == 6

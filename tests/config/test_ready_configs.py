@@ -170,6 +170,16 @@ def test_the_small_recipes_are_small():
     assert {key for key in ours if ours[key] != theirs[key]} == schedule | backbone
 
 
+def test_the_recipe_from_a_preset_is_that_from_random_weights_with_another_backbone():
+    fine, scratch = (
+        flatten(load_config(f"double_head_{name}")) for name in ("efficientnet_lite0_finetune", "r50w24_scratch")
+    )
+    assert fine["model.backbone.name"] == "keras_hub:efficientnet_lite0_ra_imagenet"
+    differing = {key for key in fine if fine[key] != scratch[key]}
+    backbone = {"model.backbone.name", "model.backbone.width", "model.backbone.stride_in_1x1"}
+    assert differing == backbone | {"model.pixel_mean", "model.pixel_std"}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_key_of_a_file_is_idle(name, tmp_path):
     """Every key makes the config another one than the defaults of its variant."""
