@@ -1,6 +1,7 @@
 """Detect objects in photographs and videos, and draw them."""
 
 import argparse
+import dataclasses
 import sys
 
 from dh_keras.commands.parser import MODEL, CommandParser, any_path, make_main, require_paths
@@ -23,7 +24,12 @@ def make_parser() -> CommandParser:
         "--output", type=any_path, help="new folder for the predictions and the pictures (default: predictions)"
     )
     parser.add_argument("--list", type=any_path, metavar="FILE", help="text file with the path of a file in each line")
-    parser.add_argument("--score", type=float, default=0.5, help="show detections that score more than this")
+    parser.add_argument(
+        "--score",
+        type=float,
+        help="show detections that score more than this; if not given, than what was best for their class on the run's "
+        "validation images, or 0.5",
+    )
     parser.add_argument("--batch-size", type=int, default=1, help="images that go through the network together")
     parser.add_argument("--shard", default="1/1", help="do only this share of the files, such as 3/16")
     parser.add_argument("--resume", action="store_true", help="go on with what --output holds already")
@@ -41,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     if args.resume and args.output is None:
         raise DataError("--resume: needs --output, the folder to go on with")
     settings = PredictionSettings(
-        score=args.score,
+        score=0.5 if args.score is None else args.score,
         batch_size=args.batch_size,
         shard=Shard.parse(args.shard),
         format=args.format,
@@ -57,11 +63,14 @@ def run(args: argparse.Namespace) -> None:
         require_new_folder(args.output, CHOOSE_OR_RESUME)
 
     from dh_keras.inference.detector import Detector
+    from dh_keras.inference.drawing import describe_score
     from dh_keras.inference.prediction.predict_files import predict_files
 
     detector = Detector.load(args.model, args.overrides)
+    if args.score is None:
+        settings = dataclasses.replace(settings, score=detector.best_scores)
     share = f", shard {settings.shard}" if settings.shard.count > 1 else ""
-    print(f"model: {args.model}; {len(paths)} file(s){share}, score above {args.score}")
+    print(f"model: {args.model}; {len(paths)} file(s){share}, score above {describe_score(settings.score)}")
     if left_out := describe_left_out(args.sources):
         print(left_out)
     summary = predict_files(detector, paths, args.output, settings, resume=args.resume)

@@ -6,6 +6,7 @@ served model returns is a dict with the names of the SavedModel's contract; ever
 Letters: D detections of one image, K classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,9 +47,9 @@ class ImageDetections:
         """D names."""
         return tuple(self.known[index].name for index in self.classes.tolist())
 
-    def above(self, score: float) -> "ImageDetections":
-        """Only the detections that score more than `score`."""
-        keep = self.scores > score
+    def above(self, score: float | Sequence[float]) -> "ImageDetections":
+        """Only the detections that score more than `score`, one for all or one for each of the K classes."""
+        keep = self.scores > (score if np.isscalar(score) else np.asarray(score)[self.classes])
         return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], classes=self.classes[keep])
 
     def among(self, known: tuple[Category, ...]) -> "ImageDetections":

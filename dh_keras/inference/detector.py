@@ -30,6 +30,7 @@ from dh_keras.modeling.folding import inference_copy
 from dh_keras.paths import local_folder, to_path
 from dh_keras.run.classes import Category, read_classes
 from dh_keras.run.run_folder import RunFolder, is_run_folder, open_run
+from dh_keras.run.scores import read_best_scores, scores_of
 from dh_keras.run.weights import load_weights
 
 
@@ -73,6 +74,8 @@ class Detector:
         self.max_detections = max_detections
         self.size_limits = size_limits
         self.target = target
+        # What scores more is worth showing, for each class.
+        self.best_scores = scores_of(self.categories, {})
 
     @staticmethod
     def load(
@@ -248,6 +251,7 @@ class ModelDetector(Detector):
         limits = {"min_size": run.config.data.min_size, "max_size": run.config.data.max_size}
         detector = cls(inference_copy(model, precision=precision), run.categories, **limits, target=target)
         detector.batch_size = run.config.evaluate.batch_size
+        detector.best_scores = scores_of(run.categories, read_best_scores(run.path))
         return detector
 
     @property
@@ -299,6 +303,7 @@ class SavedModelDetector(Detector):
             rows = from_bytes.structured_outputs["detection_scores"].shape[1]
             description = json.loads((path / "assets" / SIGNATURE_FILE).read_text(encoding="utf-8"))
             limits = (description["preprocessing"]["min_size"], description["preprocessing"]["max_size"])
+            best = {int(number): float(score) for number, score in description.get("best_scores", {}).items()}
             target = description.get("target", "cpu")  # before there were targets, canvases were those of a CPU
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise DataError(
@@ -313,6 +318,7 @@ class SavedModelDetector(Detector):
             target=target,
         )
         self.path = path
+        self.best_scores = scores_of(self.categories, best)
 
 
 def _equal_size_batches(

@@ -94,13 +94,15 @@ def draw_boxes(
     return np.asarray(picture)
 
 
-def draw_detections(image: np.ndarray, detections: ImageDetections, *, score_threshold: float = 0.5) -> np.ndarray:
+def draw_detections(
+    image: np.ndarray, detections: ImageDetections, *, score_threshold: float | Sequence[float] = 0.5
+) -> np.ndarray:
     """Draw the detections above a score, the best on top; when there is none, say so and name the best.
 
     Args:
         image: uint8 [H, W, 3], RGB.
         detections: in pixels of `image`.
-        score_threshold: those that score more than this are drawn.
+        score_threshold: those that score more than this are drawn; one for all or one for each class.
 
     Returns:
         See `draw_boxes`.
@@ -112,21 +114,28 @@ def draw_detections(image: np.ndarray, detections: ImageDetections, *, score_thr
     if not len(boxes) == len(scores) == len(classes):
         got = f"{len(boxes)} boxes, {len(scores)} scores, {len(classes)} classes"
         raise ValueError(f"detections: expected as many boxes as scores and classes, got {got}")
-    order = [index for index in np.argsort(scores, kind="stable") if scores[index] > score_threshold]
+    shown = detections.above(score_threshold)
+    order = np.argsort(shown.scores, kind="stable")
     names, palette = class_labels([one.name for one in detections.known]), class_colors(len(detections.known))
     note = None
-    if not order:
-        note = f"no detection above {score_threshold:.2f}"
+    if not len(order):
+        note = f"no detection above {describe_score(score_threshold)}"
         if len(scores):
             best = int(np.argmax(scores))
             note += f" (best: {names[classes[best]]} {scores[best]:.2f})"
     return draw_boxes(
         image,
-        boxes[order],
-        [f"{names[classes[index]]} {scores[index]:.2f}" for index in order],
-        colors=[palette[classes[index]] for index in order],
+        shown.boxes[order],
+        [f"{names[shown.classes[index]]} {shown.scores[index]:.2f}" for index in order],
+        colors=[palette[shown.classes[index]] for index in order],
         note=note,
     )
+
+
+def describe_score(score: float | Sequence[float]) -> str:
+    """A score, or the scores of the classes, in words."""
+    lowest, highest = (score, score) if np.isscalar(score) else (min(score), max(score))
+    return f"{lowest:.2f}" if lowest == highest else f"the best of its class ({lowest:.2f} to {highest:.2f})"
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:

@@ -19,10 +19,11 @@ from dh_keras.reports.model_card import write_model_card
 from dh_keras.reports.pr_curves import class_rows, draw_pr_curves, precision_recall, write_class_rows
 from dh_keras.reports.run_data import load_validation
 from dh_keras.run.run_folder import METRICS_FILE, open_run
+from dh_keras.run.scores import CLASSES_TABLE
 
 PICTURE_SCORE = 0.5
 CURVES_FILE, PR_FILE, CONFUSION_FILE = "curves.png", "pr_curves.png", "confusion_matrix.png"
-CLASSES_TABLE, CARD_FILE = "per_class.csv", "model_card.md"
+CARD_FILE = "model_card.md"
 WORST_DIR, BEST_DIR = "worst", "best"
 
 

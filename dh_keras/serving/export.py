@@ -48,7 +48,8 @@ def export_saved_model(detector: Detector, output: str | Path) -> Path:
     with new_folder(output, _CHOOSE_NEXT) as folder:
         tf.saved_model.save(module, str(folder), signatures=module.signatures())
         write_classes(folder / "assets" / LABELS_FILE, detector.categories)
-        write_json(folder / "assets" / SIGNATURE_FILE, module.describe())
+        scores = {category.id: score for category, score in zip(detector.categories, detector.best_scores, strict=True)}
+        write_json(folder / "assets" / SIGNATURE_FILE, {**module.describe(), "best_scores": scores})
         write_warmup_requests(folder, warmup_requests(module.target, module.warm_up_rois))
     return output
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dh_keras.errors import DataError
 from dh_keras.files import (
     CHOOSE_OR_RESUME,
@@ -39,7 +41,7 @@ class PredictionSettings:
     """What a prediction is made with; going on after a stop needs the same.
 
     Args:
-        score: detections that score more than this are drawn and written, 0..1.
+        score: detections that score more than this are drawn and written, 0..1; one for all or one for each class.
         batch_size: images that go through the network together.
         shard: the share of the files.
         format: "json", "coco" or "csv".
@@ -52,7 +54,7 @@ class PredictionSettings:
         DataError: naming the option whose value is out of range.
     """
 
-    score: float = 0.5
+    score: float | tuple[float, ...] = 0.5
     batch_size: int = 1
     shard: Shard = field(default_factory=Shard)
     format: str = "json"
@@ -62,7 +64,7 @@ class PredictionSettings:
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if not 0 <= self.score <= 1:
+        if not np.all((np.asarray(self.score) >= 0) & (np.asarray(self.score) <= 1)):
             raise DataError(f"--score: expected a number from 0 to 1, got {self.score}")
         if self.batch_size < 1:
             raise DataError(f"--batch-size: expected at least 1, got {self.batch_size}")
@@ -83,7 +85,7 @@ class PredictionSettings:
             "model": None if self.model is None else str(self.model),
             "model_digest": None if self.model is None else model_digest(self.model),
             "overrides": sorted(self.overrides),
-            "score": self.score,
+            "score": list(self.score) if isinstance(self.score, tuple) else self.score,
             "batch_size": self.batch_size,
             "format": self.format,
             "annotations": None if self.annotations is None else str(self.annotations),

@@ -112,7 +112,7 @@ def describe_image(path: Path, size: tuple[int, int], result: ImageDetections) -
     return {"file": str(path), "width": width, "height": height, "detections": result.as_dicts()}
 
 
-def save_picture(image: ImageFile, result: ImageDetections, score: float, output: Path) -> None:
+def save_picture(image: ImageFile, result: ImageDetections, score: float | Sequence[float], output: Path) -> None:
     """Write the drawn picture of an image as PNG."""
     pixels = decode_image(tf.constant(image.data)).numpy()
     with replaced_file(output / f"{image.item.picture}.png") as partial:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from dh_keras.errors import visible
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.inference.detector import Detector
+from dh_keras.inference.drawing import describe_score
 from dh_keras.inference.prediction.folder import PredictionFolder, PredictionSettings
 from dh_keras.inference.prediction.image_files import (
     ImageFile,
@@ -156,11 +157,11 @@ class _Work:
             tqdm.write(f"{visible(str(item.path))}: {summary}")
 
 
-def _sentence(path: Path, result: ImageDetections, score: float) -> str:
+def _sentence(path: Path, result: ImageDetections, score: float | Sequence[float]) -> str:
     """What was found, or how close the best came."""
     found, path = result.above(score), visible(str(path))
     if len(found):
         counts = {name: found.categories.count(name) for name in sorted(set(found.categories))}
         return f"{path}: " + visible(", ".join(f"{count} {name}" for name, count in counts.items()))
     best = f"; the best is {visible(result.categories[0])} at {result.scores[0]:.2f}" if len(result) else ""
-    return f"{path}: nothing above {score:.2f}{best}"
+    return f"{path}: nothing above {describe_score(score)}{best}"

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class VideoWriter:
 
 
 def detect_video(
-    detector: Detector, path: Path, drawn: Path | None, *, score: float, batch_size: int
+    detector: Detector, path: Path, drawn: Path | None, *, score: float | Sequence[float], batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Detect in every frame.
 
@@ -155,7 +155,7 @@ def _detect_frames(
     path: Path,
     batch: list[tuple[int, float, np.ndarray]],
     writer: VideoWriter | None,
-    score: float,
+    score: float | Sequence[float],
 ) -> Iterator[dict[str, Any]]:
     results = detector.detect_images(np.stack([pixels for _, _, pixels in batch]))
     for (frame, time, pixels), result in zip(batch, results, strict=True):
