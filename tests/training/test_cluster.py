@@ -61,7 +61,10 @@ def test_tf_config_gives_the_addresses_and_the_place(monkeypatch):
         ({**GOOD, "cluster": {"worker": ["a:1", "a:1"]}}, 'different addresses, got "a:1 twice"'),
         ({**GOOD, "task": {"type": "chief", "index": 0}}, 'task.type: expected "worker", got "chief"'),
         ({**GOOD, "task": {"type": "worker", "index": 3}}, "task.index: expected an integer from 0 to 2, got 3"),
-        ({**GOOD, "task": {"type": "worker", "index": "0"}}, 'from 0 to 2, got "0"'),
+        ({**GOOD, "task": {"type": "worker", "index": "3"}}, "from 0 to 2, got 3"),
+        ({**GOOD, "task": {"type": "worker", "index": "-1"}}, 'from 0 to 2, got "-1"'),
+        ({**GOOD, "task": {"type": "worker", "index": "1.0"}}, 'from 0 to 2, got "1.0"'),
+        ({**GOOD, "task": {"type": "worker", "index": ""}}, 'from 0 to 2, got ""'),
         ({**GOOD, "task": {"type": "worker", "index": True}}, "got true"),
     ],
 )
@@ -80,6 +83,8 @@ def test_every_fault_of_tf_config_is_named_in_one_line(monkeypatch, value, expec
         (CHIEF, 2, ["chief (a:1)", "worker 0 (b:1)", "worker 1 (c:1)"]),
         (CHIEF_ALONE, 0, ["chief (localhost:21345)"]),
         (GOOD, 2, ["worker 0 (a:1)", "worker 1 (b.c-d:65535)", "worker 2 ([::1]:80)"]),
+        ({**CHIEF, "task": {"type": "worker", "index": "1"}}, 2, ["chief (a:1)", "worker 0 (b:1)", "worker 1 (c:1)"]),
+        ({**CHIEF, "task": {"type": "chief", "index": "0"}}, 0, ["chief (a:1)", "worker 0 (b:1)", "worker 1 (c:1)"]),
     ],
 )
 def test_the_chief_comes_first_and_tensorflow_counts_the_tasks_alike(monkeypatch, value, index, names):

@@ -70,6 +70,8 @@ def read_cluster() -> Cluster:
     places = {"chief": chiefs, "worker": followers}
     kinds = [kind for kind in places if places[kind]]
     kind, index = task.get("type"), task.get("index")
+    if isinstance(index, str) and index.isascii() and index.isdecimal() and len(index) < 10:
+        index = int(index)  # schedulers fill templates with text, and TensorFlow takes it too
     if kind not in kinds:
         raise _wrong("task.type", " or ".join(map(json.dumps, kinds)), kind)
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(places[kind]):
