@@ -228,14 +228,18 @@ def images(folder: Path) -> Attempt:
     for options in ({"format": "JPEG"}, {"format": "JPEG", "progressive": True}, {"format": "PNG"}):
         for extra in ({}, {"exif": exif}):
             stream = io.BytesIO()
-            pixels.save(stream, **options, **extra)
+            pixels.save(stream, **options, **extra, icc_profile=b"p" * 300)
             goods.append(stream.getvalue())
     target, small = root / first["file_name"], folder / "one.json"
     small.write_text(json.dumps(tree))
 
     def attempt(random: Random) -> None:
         target.write_bytes(mutate_bytes(goods[random.integers(len(goods))], random))
-        dataset = load_coco(small, root)
+        try:
+            dataset = load_coco(small, root)
+        except UserError:
+            assert find_bad_image(load_coco(small, root, check_images=False)), "refused, and yet it can be decoded"
+            raise
         bad = find_bad_image(dataset)
         if bad:
             raise UserError(bad)

@@ -204,7 +204,9 @@ def choose_frame(
 
 def _read_header(path: str) -> tuple[tuple[int, int], int]:
     """Return (height, width) as stored and the EXIF orientation; refuse other formats and cut-off files."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
+
+    from dh_keras.data.image_opening import open_image
 
     advice = "replace the file or remove it from the annotations"
     try:
@@ -212,7 +214,7 @@ def _read_header(path: str) -> tuple[tuple[int, int], int]:
             head = file.read(EXIF_WINDOW)
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             tail = file.read()
-            with Image.open(file) as image:
+            with open_image(file) as image:
                 kind, size = image.format, image.size
                 if kind in ("JPEG", "MPO", "PNG") and not _looks_complete(kind, tail):
                     image.load()  # raises when data is really missing; files with something appended pass

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dh_keras.data.image_opening import open_image
 from dh_keras.data.images import EXIF_WINDOW, read_exif_orientation, upright_frame
 from dh_keras.errors import one_line
 from dh_keras.paths import open_binary, to_path
@@ -89,7 +90,7 @@ def _examine_file(task: tuple[str, tuple[int, int] | None, np.ndarray]) -> FileF
 
 def _decode(path: str, frame: tuple[tuple[int, int], int] | str, boxes: np.ndarray) -> FileFacts:
     try:
-        with open_binary(path, block_size=_FETCH) as file, Image.open(file) as image:
+        with open_binary(path, block_size=_FETCH) as file, open_image(file) as image:
             if image.format not in _FORMATS:
                 return FileFacts(error=("unsupported_format", frame))
             image.load()
@@ -123,7 +124,7 @@ def read_upright(path: str, orientation: int) -> np.ndarray:
     Returns:
         uint8[H, W, 3], RGB.
     """
-    with open_binary(path, block_size=_FETCH) as file, Image.open(file) as image:
+    with open_binary(path, block_size=_FETCH) as file, open_image(file) as image:
         return upright_pixels(image, orientation)
 
 
