@@ -1,9 +1,13 @@
 """Kill a training run again and again with SIGKILL, resume it each time, and compare it with one that never stopped.
 
     python tests/training/kill_and_resume.py --kills 20 --seed 0 --output FOLDER
+    python tests/training/kill_and_resume.py --kills 20 --in-evaluations
 
 Half of the kills come at a random time within a random step. The others come when the process itself has said that it
 is in the middle of writing a file, or between two files, or in the middle of an evaluation, and is waiting there.
+
+With --in-evaluations every kill comes in an evaluation, and what it measures counts as it is: before the first image,
+after one or some of the images, before and after AP is computed, and at a random time of one that goes on.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from training.run_comparison import differences
 from dh_keras.config.load import load_config
 from dh_keras.data.shapes import write_shapes
 from dh_keras.training import callbacks, loop, validation
+from dh_keras.training.workers import shared_evaluation
 
 CHECKPOINT_EVERY = 5
 EPOCHS = 10
@@ -40,6 +45,13 @@ MOMENTS = (
     ("metrics.csv", "before"),
     ("metrics.csv", "after"),
     ("evaluation", "within"),
+)
+IN_EVALUATIONS = (
+    ("evaluation", "before"),
+    ("evaluation", "within"),
+    ("evaluation", "any"),
+    ("measures", "before"),
+    ("measures", "after"),
 )
 
 
@@ -64,44 +76,50 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="new folder for both runs (default: a temporary one)")
+    parser.add_argument("--in-evaluations", action="store_true", help="kill in evaluations only")
     args = parser.parse_args()
     folder = args.output or Path(tempfile.mkdtemp())
-    return compare(folder, args.kills, args.seed)
+    return compare(folder, args.kills, args.seed, args.in_evaluations)
 
 
-def compare(folder, kills, seed):
+def compare(folder, kills, seed, in_evaluations):
     """Both runs, the table, and what differs."""
     data = write_shapes(folder / "shapes", train_images=12, val_images=6, seed=1)
-    settings = {"overrides": overrides(data)}
+    settings = {"overrides": overrides(data), "always_best": not in_evaluations}
     whole, killed = folder / "whole", folder / "killed"
     last = Run({**settings, "run": str(whole), "resume": False}).wait_for_end()
     print(f"uninterrupted: {last} steps")
     print(f"{'kill':>4}  {'moment':<26}{'step at kill':>13}{'resumed from':>14}{'steps lost':>12}")
-    for number, (step, moment) in enumerate(plan(kills, last, random.Random(seed)), start=1):
+    planned = plan(kills, last, random.Random(seed), IN_EVALUATIONS if in_evaluations else None)
+    for number, (step, moment) in enumerate(planned, start=1):
         run = Run({**settings, "run": str(killed), "resume": number > 1, "moment": moment, "step": step})
         at = run.wait_and_kill(random.Random(seed * 1000 + number))
-        resumed_from = progress_of(killed)
+        resumed_from = progress_of(killed)["step"]
         shown = " ".join(moment) if moment else "any"
         print(f"{number:>4}  {shown:<26}{at:>13}{resumed_from:>14}{at - resumed_from:>12}", flush=True)
         assert 0 <= at - resumed_from <= CHECKPOINT_EVERY
+        assert run.evaluating or not in_evaluations, f"it was no evaluation any more, see {run.log}"
     Run({**settings, "run": str(killed), "resume": True}).wait_for_end()
+    print(f"best AP: {progress_of(killed)['best_ap']}, uninterrupted {progress_of(whole)['best_ap']}")
     found = differences(killed, whole)
     print("difference to the uninterrupted run: " + ", ".join(f"{name} {value:g}" for name, value in found.items()))
     return int(any(found.values()))
 
 
-def plan(kills, last, rng):
+def plan(kills, last, rng, only=None):
     """When each kill comes: from which step on, and in which moment; None is at any time within the step."""
     steps = sorted(rng.sample(range(1, last * 3 // 4), kills))  # each moment comes again after the last of them
+    if only:
+        return [(step, only[index % len(only)]) for index, step in enumerate(steps)]
     special = set(rng.sample(range(kills), kills // 2))
     moments = iter(rng.sample(MOMENTS * 2, len(special)))
     return [(step, next(moments) if index in special else None) for index, step in enumerate(steps)]
 
 
 def progress_of(run):
-    """The step that a resumed run goes on from."""
+    """What a resumed run goes on from."""
     with np.load(run / "state.npz") as state:
-        return json.loads(str(state["progress"]))["step"]
+        return json.loads(str(state["progress"]))
 
 
 class Run:
@@ -114,6 +132,7 @@ class Run:
         reading, writing = os.pipe()
         self.log = Path(settings["run"]).with_suffix(".log")
         self.step = 0
+        self.evaluating = False
         sys.stdout.flush()
         self.process = os.fork()
         if not self.process:
@@ -157,16 +176,20 @@ class Run:
         word, _, rest = line.strip().partition(" ")
         if word == "step":
             self.step = int(rest)
+        if word == "evaluation":
+            self.evaluating = rest == "begins"
         return word == "now"
 
 
-def train(pipe, run, overrides, resume, moment=None, step=0):
+def train(pipe, run, overrides, resume, always_best, moment=None, step=0):
     """Train, telling of every step, and wait to be killed in the moment that was asked for."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # halves the start
-    seen = {"step": 0}
+    seen = {"step": progress_of(Path(run))["step"] if resume else 0}
 
     def say(line):
         print(line, file=pipe, flush=True)
+
+    say(f"step {seen['step']}")
 
     def wait_if(what, which):
         if moment is not None and [what, which] == list(moment) and seen["step"] >= step:
@@ -174,7 +197,11 @@ def train(pipe, run, overrides, resume, moment=None, step=0):
             time.sleep(600)
 
     count, replace = callbacks.StepCounter.on_train_batch_end, os.replace
-    detect, evaluate = loop.Detector.detect_dataset, validation.evaluate_together
+    detect, measure, evaluate = (
+        loop.Detector.detect_dataset,
+        shared_evaluation.evaluate_detections,
+        validation.evaluate_together,
+    )
 
     def counted(self, batch, logs=None):
         count(self, batch, logs)
@@ -193,21 +220,39 @@ def train(pipe, run, overrides, resume, moment=None, step=0):
         wait_if(name, "after")
 
     def detected(self, dataset, *, on_images=None, **options):
+        done = 0
+
         def with_pause(count):
-            wait_if("evaluation", "within")
+            nonlocal done
+            done += count
+            if done > step % len(dataset):
+                wait_if("evaluation", "within")
             if on_images:
                 on_images(count)
 
         return detect(self, dataset, on_images=with_pause, **options)
 
+    def measured(*args, **options):
+        wait_if("measures", "before")
+        metrics = measure(*args, **options)
+        wait_if("measures", "after")
+        return metrics
+
     def evaluated(detector, *args, **options):
+        say("evaluation begins")
+        if moment is not None and list(moment) == ["evaluation", "any"] and seen["step"] >= step:
+            say("now")
+        wait_if("evaluation", "before")
         metrics = evaluate(detector, *args, **options)
-        # Every evaluation is the best so far, so that there are best weights to write each time.
-        return {**metrics, "AP": metrics["AP"] + int(detector.model.optimizer.iterations)}
+        say("evaluation over")
+        if always_best:  # so that there are best weights to write each time
+            metrics["AP"] += int(detector.model.optimizer.iterations)
+        return metrics
 
     callbacks.StepCounter.on_train_batch_end = counted
     os.replace = replaced
     loop.Detector.detect_dataset = detected
+    shared_evaluation.evaluate_detections = measured
     validation.evaluate_together = evaluated
     loop.train(None if resume else load_config(overrides=overrides), output=run, resume=resume)
 
