@@ -29,10 +29,13 @@ def to_path(path: str | Path) -> Path:
     """
     if not is_remote(path):
         return Path(path)
+    from fsspec import get_filesystem_class
     from upath import UPath
 
     try:
-        return UPath(path)
+        found = UPath(path)
+        get_filesystem_class(found.protocol)  # UPath looks for some libraries only when a file is read
+        return found
     except (ImportError, ValueError) as error:
         raise DataError(f"{path}: {one_line(error)}") from error
 

@@ -1,6 +1,7 @@
 """Data, runs, predictions and exports on a file system that is not this machine's disk: fsspec's memory."""
 
 import csv
+import importlib
 import io
 import json
 import re
@@ -61,6 +62,15 @@ def test_paths_of_other_file_systems_are_kept_as_they_are():
     assert normalized("/a/../../b://../c") == "/c"
     with pytest.raises(DataError, match=r"nowhere://a: .*nowhere"):
         to_path("nowhere://a")
+
+
+def test_a_library_that_lacks_is_named_before_a_file_is_read(monkeypatch):
+    registry = importlib.import_module("fsspec.registry")
+    missing = {"class": "none.HTTP", "err": "HTTP needs\naiohttp"}
+    monkeypatch.setitem(registry.known_implementations, "http", missing)
+    monkeypatch.delitem(registry._registry, "http", raising=False)
+    with pytest.raises(DataError, match=r"^http://host/photo\.jpg: HTTP needs aiohttp$"):
+        to_path("http://host/photo.jpg")
 
 
 def test_a_command_says_which_library_a_path_needs(capsys):
