@@ -236,7 +236,7 @@ def replaced_text(path: str | Path) -> Iterator[TextIO]:
         yield file
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
     """Write a whole file; see `replaced_file`."""
     with replaced_file(path) as partial:
         partial.write_bytes(data)

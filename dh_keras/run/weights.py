@@ -5,6 +5,7 @@ A weights file is a Keras `.weights.h5` file of the model alone, without its opt
 
 import contextlib
 import errno
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 import h5py
 
 from dh_keras.errors import DataError, one_line
-from dh_keras.files import replaced_file
+from dh_keras.files import write_bytes
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.paths import local_file, to_path
 from dh_keras.run.classes import Category, read_classes
@@ -23,6 +24,13 @@ from dh_keras.run.run_folder import CLASSES_FILE, is_run_folder, open_run
 _DAMAGED = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
 
 PREDICTOR_NAMES = ("class_predictor", "box_predictor")
+
+
+class _FileInMemory(io.BytesIO):
+    """What Keras writes like a file: HDF5 crashes when a disk becomes full, at once or when the process ends."""
+
+    def __str__(self) -> str:
+        return "memory.weights.h5"  # Keras insists on the end of the name
 
 
 @contextlib.contextmanager
@@ -38,8 +46,10 @@ def _without_optimizer(model: DoubleHeadRCNN) -> Iterator[None]:
 
 def save_weights(model: DoubleHeadRCNN, path: Path) -> None:
     """Write the model's weights, without the optimizer, as a Keras `.weights.h5` file."""
-    with replaced_file(path) as partial, _without_optimizer(model):
-        model.save_weights(partial)
+    content = _FileInMemory()
+    with _without_optimizer(model):
+        model.save_weights(content)
+    write_bytes(path, content.getbuffer())
 
 
 def load_weights(model: DoubleHeadRCNN, path: Path) -> None:
