@@ -277,6 +277,16 @@ def test_an_annotation_file_of_zero_bytes_is_not_json(coco):
         load_coco(coco.annotations_path, coco.images_dir)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_an_annotation_file_of_powershell_is_called_utf_16(coco, encoding):
+    coco.image(40, 60)
+    coco.write()
+    coco.annotations_path.write_bytes(("\ufeff" + coco.annotations_path.read_text()).encode(encoding))
+    with pytest.raises(DataError, match="is UTF-16 text; save it as UTF-8") as error:
+        load_coco(coco.annotations_path, coco.images_dir)
+    assert str(coco.annotations_path) in one_line(error)
+
+
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
 def test_a_missing_key_is_named(coco, key):
     coco.image(40, 60)

@@ -120,6 +120,15 @@ def test_an_image_with_more_boxes_than_detections_is_named(coco):
     assert of_kind(inspect(coco, "model.max_detections=2"), "more_boxes_than_detections") == []
 
 
+def test_a_class_whose_boxes_are_all_crowd_is_named(coco):
+    for row in coco.tree["annotations"]:
+        row["iscrowd"] = int(row["category_id"] == 2)
+    diagnosis = inspect(coco)
+    assert of_kind(diagnosis, "unused_category") == ["'blob', whose boxes are all crowd"]
+    coco.tree["annotations"][1]["iscrowd"] = 0
+    assert of_kind(inspect(coco), "unused_category") == []
+
+
 def test_a_missing_file_is_named_with_what_is_nearly_the_same(coco):
     coco.tree["images"][1]["file_name"] = "B.JPG"
     [message] = of_kind(inspect(coco), "missing_file")

@@ -1,5 +1,6 @@
 """What a COCO JSON is made of, its categories and its images, each with everything that is wrong with it."""
 
+import codecs
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -51,11 +52,15 @@ def read_json(path: Path, *, boxes: bool = True) -> dict[str, Sequence]:
     """
     if not path.is_file():
         raise DataError(f"annotations {path}: no such file; expected a COCO JSON")
+    data = b""
     try:
-        tree = parse_json(path.read_bytes())
+        data = path.read_bytes()
+        tree = parse_json(data)
     except OSError as error:
         raise DataError(f"annotations {path}: cannot be read: {reason_of(error)}") from error
     except (ValueError, RecursionError) as error:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # what > writes in PowerShell
+            raise DataError(f"annotations {path}: is UTF-16 text; save it as UTF-8") from error
         raise DataError(
             f"annotations {path}: not valid JSON ({one_line(error)}); write or download it again"
         ) from error

@@ -78,9 +78,11 @@ def annotation_findings(examined: Examined) -> list[Finding]:
     for index, image in enumerate(split.images):
         if index not in filled and examined.good[index]:
             found.append(Finding("image_without_boxes", split.name, image.file_name, examined.picture(index)))
-    used = set(split.box_classes.tolist())
-    unused = [name for index, name in enumerate(split.class_names) if index not in used]
-    found += [Finding("unused_category", split.name, repr(name)) for name in unused]
+    used, crowds = (set(split.box_classes[split.crowd == crowd].tolist()) for crowd in (False, True))
+    for index, name in enumerate(split.class_names):
+        if index not in used:
+            message = f"{name!r}, whose boxes are all crowd" if index in crowds else repr(name)
+            found.append(Finding("unused_category", split.name, message))
     found += _corner_boxes(examined)
     if not examined.usable.any():
         found.append(Finding("no_boxes", split.name, f"{split.annotations_path}: no usable box"))
