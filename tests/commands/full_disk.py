@@ -317,7 +317,7 @@ def check_files(before: dict[str, bytes], after: dict[str, bytes], whole: dict[s
 def check_end(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
     """See that another try came to the same end, in files that hold no times."""
     assert {file for file in ours if "tfevents" not in file} == {file for file in theirs if "tfevents" not in file}
-    for file in theirs:
+    for file in theirs.keys() - {"run/curves.png"}:  # which shows images per second
         if file.endswith((".weights.h5", "predictions.json", ".tfrecord", "fixed.json", "metrics.json", ".png")):
             assert ours[file] == theirs[file], f"{file} differs after another try"
 

@@ -1,4 +1,4 @@
-"""A disk that becomes full and one that can only be read, for commands that no other test tries so; see full_disk.py."""
+"""A full disk and one that can only be read, for commands that no other test tries so; see full_disk.py."""
 
 import importlib.util
 import os
