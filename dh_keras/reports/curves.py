@@ -136,7 +136,7 @@ def _draw_speed(axes: Axes, rows: Sequence[Row]) -> None:
     points = [(row["epoch"], 100 * row["data_wait"]) for row in rows if row["data_wait"] is not None]
     share.plot(*zip(*points, strict=True), color=waiting, linewidth=1.6, marker="o", markersize=3.5, label="waiting")
     share.set_ylabel("% of the time spent waiting for data", fontsize=9, color=waiting)
-    share.set_ylim(0, max(10.0, 1.15 * max(value for _, value in points)))
+    share.set_ylim(0, max([10.0, *(1.15 * value for _, value in points)]))
     share.tick_params(labelsize=8, colors=waiting)
     axes.tick_params(axis="y", colors=throughput)
     axes.yaxis.label.set_color(throughput)

@@ -4,6 +4,7 @@ The table has a row per epoch and is complete at any moment; events that are wri
 the place of what was there.
 """
 
+import contextlib
 import csv
 import io
 import re
@@ -120,5 +121,6 @@ class EventWriter:
 
 
 def _close(writer: tf.Tensor) -> None:
-    with tf.init_scope():  # nobody knows when this is called: it may be while a graph is traced
+    # Nobody knows when this is called: it may be while a graph is traced, or when the disk never took the file.
+    with tf.init_scope(), contextlib.suppress(tf.errors.OpError):
         tf.raw_ops.CloseSummaryWriter(writer=writer)

@@ -31,9 +31,7 @@ def name(request):
 
 
 def test_a_full_disk_is_one_line_and_all_that_was_there_stays(commands, name):
-    line = commands.refuse(name, lambda disk: disk.leave_room(ROOM))
-    assert line.startswith("error: ")
-    assert "cannot be written: " in line
+    assert commands.refuse(name, lambda disk: disk.leave_room(ROOM)).startswith("error: ")
 
 
 def test_a_disk_that_can_only_be_read_is_one_line(commands, name, tmp_path):

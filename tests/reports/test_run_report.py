@@ -216,6 +216,15 @@ def test_the_metrics_table_is_read_and_its_best_row_is_the_first_of_the_highest_
         assert picture.size == (1320, 880)
 
 
+def test_a_run_that_was_resumed_only_to_be_evaluated_has_curves_without_a_speed(tmp_path):
+    untimed = row_of(1, "0.2").replace("0.01,20,0.1,", "0.01,,,")
+    rows = read_metrics(table(tmp_path, untimed))
+    assert (rows[0]["images_per_second"], rows[0]["data_wait"], rows[0]["AP"]) == (None, None, 0.2)
+    draw_curves(tmp_path / "curves.png", rows, WEIGHTS, [])
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1320, 880)
+
+
 def test_losses_on_validation_images_are_drawn_dashed_in_the_colour_of_those_in_training(tiny_run):
     rows = read_metrics(tiny_run / "metrics.csv")
     axes = new_figure(6, 4, "").subplots()

@@ -17,6 +17,7 @@ from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.modeling.optimizer import RecipeSGD
 from dh_keras.run.run_folder import RunFolder
 from dh_keras.run.weights import save_weights
+from dh_keras.training import recording
 from dh_keras.training.callbacks import RunRecorder
 from dh_keras.training.progress import Progress, ProgressBar
 from dh_keras.training.recording import COLUMNS, VALIDATION_LOSSES, EventWriter, append_row, drop_rows_after
@@ -223,6 +224,10 @@ def test_a_file_that_the_disk_does_not_take_is_named_and_the_old_one_stays(tmp_p
         assert message == f"{path}: cannot be written: {advice}"
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert load_state(model, state) == {"step": 1}
+
+
+def test_a_writer_whose_file_the_disk_never_took_goes_in_silence():
+    recording._close(tf.raw_ops.SummaryWriter(shared_name="never made"))
 
 
 def test_events_that_the_disk_does_not_take_are_reported(tmp_path, small_files):
