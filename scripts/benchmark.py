@@ -1,4 +1,4 @@
-"""Measure the speed of inference or of a training step."""
+"""Measure the speed of inference, training or serving."""
 
 from dh_keras.commands.benchmark import main
 

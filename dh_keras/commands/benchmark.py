@@ -1,4 +1,4 @@
-"""Measure the speed of inference, of a training step, or of a model that serves.
+"""Measure the speed of inference, training or serving.
 
 It is measured part by part, beside a matrix product and a peer; what serves, under requests from several threads.
 """
