@@ -26,7 +26,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "pretrained"))
 
-import conftest
 import numpy as np
 import published
 
@@ -131,14 +130,14 @@ def call(words: list[str]) -> tuple[int, str]:
 
 
 class Inputs:
-    """Small inputs of the commands, made in a folder when they are needed."""
+    """Small inputs of the commands, made in a folder when they are needed, with overrides for a tiny model."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, tiny: Sequence[str]):
+        self.folder, self.tiny = folder, tiny
         self.data = write_shapes(folder / "shapes", train_images=4, val_images=3, seed=1)
         self.paths = [f"data.{name}={value}" for name, value in dataclasses.asdict(self.data).items()]
         self.val = ["--annotations", str(self.data.val_annotations), "--images", str(self.data.val_images)]
-        self.training = ["train", *conftest.TINY, *SHORT, *self.paths]
+        self.training = ["train", *self.tiny, *SHORT, *self.paths]
 
     @functools.cached_property
     def run(self) -> Path:
@@ -182,7 +181,7 @@ class Inputs:
         return self.folder / "authors.pth"
 
     def _make_run(self, name: str, changes: Sequence[str]) -> Path:
-        config = load_config(overrides=[*conftest.TINY, *changes, *self.paths])
+        config = load_config(overrides=[*self.tiny, *changes, *self.paths])
         categories = read_categories(self.data.val_annotations)
         write_run(self.folder / name, config, categories)
         model = assemble_detector(config.model, num_classes=len(categories))
@@ -224,7 +223,7 @@ def make_case(name: str, inputs: Inputs) -> Case:
         "analyze-heads": lambda: [inputs.heads, *val, "--output", "DISK/heads"],
         "inspect-data": lambda: [*val, "--output", "DISK/report"],
         "make-tfrecords": lambda: [*val, "--shards", "2", "--output", "DISK/records/val"],
-        "benchmark": lambda: [*conftest.TINY, *QUICK, "--output", "DISK/benchmark.json"],
+        "benchmark": lambda: [*inputs.tiny, *QUICK, "--output", "DISK/benchmark.json"],
         "convert-checkpoint": lambda: [inputs.checkpoint, "--output", "DISK/run"],
     }
     return Case([name, *map(str, words[name]())])
@@ -241,10 +240,11 @@ class Commands:
 
     Args:
         folder: new, for inputs and the place of the disk.
+        tiny: overrides for a model that is quick.
     """
 
-    def __init__(self, folder: Path):
-        self._inputs, self._place = Inputs(folder), folder / "disk"
+    def __init__(self, folder: Path, tiny: Sequence[str]):
+        self._inputs, self._place = Inputs(folder, tiny), folder / "disk"
         self.case = functools.cache(lambda name: make_case(name, self._inputs))
         self.whole = functools.cache(self._whole)
 
@@ -331,11 +331,13 @@ def spoilers(needed: int) -> Iterator[tuple[str, Callable[[Disk], None]]]:
 
 
 def main() -> None:
+    from conftest import TINY  # in the tests, other folders have modules of this name
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commands", nargs="*")
     names, failed = parser.parse_args().commands or CASES, False
     with tempfile.TemporaryDirectory() as folder:
-        commands = Commands(Path(folder))
+        commands = Commands(Path(folder), TINY)
         for name in names:
             whole, needed = commands.whole(name)
             print(f"{name}: {len(whole)} files, {needed} bytes", flush=True)

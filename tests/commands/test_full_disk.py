@@ -19,8 +19,8 @@ def quick_start(quick_graphs):
 
 
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory):
-    return full_disk.Commands(tmp_path_factory.mktemp("commands"))
+def commands(tmp_path_factory, tiny_overrides):
+    return full_disk.Commands(tmp_path_factory.mktemp("commands"), tiny_overrides)
 
 
 @pytest.fixture(params=NAMES)
