@@ -7,6 +7,7 @@ EXTRAS = {
     "hub": ["keras-hub>=0.21,<1"],
     "serving": ["tensorflow-serving-api>=2.20,<2.21"],
     "demo": ["gradio>=6,<7"],
+    "formats": ["globox>=2.9,<3"],
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.27,<2"],
 }
 EXTRAS["test"] = [
@@ -21,6 +22,7 @@ EXTRAS["test"] = [
     *EXTRAS["hub"],
     *EXTRAS["serving"],
     *EXTRAS["demo"],
+    *EXTRAS["formats"],
 ]
 
 setup(

@@ -41,6 +41,7 @@ FREE_OF_TENSORFLOW = (
     "data.formats.coco",
     "data.formats.coco_entries",
     "data.formats.coco_file",
+    "data.formats.foreign.reading",
     "data.dataset",
     "data.shapes",
     "evaluation.coco_metrics",

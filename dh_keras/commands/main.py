@@ -11,6 +11,7 @@ from dh_keras import __version__
 
 # In the order in which people use them; each is a module beside this one.
 COMMANDS = (
+    "import-data",
     "inspect-data",
     "train",
     "predict",

@@ -105,7 +105,7 @@ _DATA_OPTIONS = ("train_annotations", "train_images", "val_annotations", "val_im
 def add_data_options(parser: CommandParser) -> None:
     """The options of a command that trains which say where its data is."""
     for name in _DATA_OPTIONS:
-        kind = "COCO JSON file" if name.endswith("annotations") else "folder of photographs"
+        kind = "COCO JSON file, or what another tool wrote" if name.endswith("annotations") else "folder of photographs"
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="PATH", help=kind)
     parser.add_argument(
         "--tfrecords", metavar="PATTERN", help="TFRecord files, in the place of --train-annotations and --train-images"

@@ -256,11 +256,12 @@ class DataConfig:
     """Where images come from and how they are resized and batched.
 
     Args:
-        train_annotations: COCO JSON of the training split; null (all five) uses the generated shapes dataset.
+        train_annotations: COCO JSON of the training split, or a folder or file that another tool wrote; null (all
+            five) uses the generated shapes dataset.
         train_images: folder that its file names are relative to.
         train_tfrecords: pattern of TFRecord files in the Model Garden's detection schema, such as
             "records/train-*.tfrecord"; takes the place of train_annotations and train_images.
-        val_annotations: COCO JSON of the validation split.
+        val_annotations: the same of the validation split.
         val_images: folder that its file names are relative to.
         min_size: the short side is resized to this many pixels ...
         max_size: ... unless the long side would exceed this many.

@@ -36,7 +36,7 @@ def load_coco(
     """Read a COCO annotation file, check it and its images, and flatten it.
 
     Args:
-        annotations: COCO JSON with `images`, `annotations` and `categories`.
+        annotations: COCO JSON with `images`, `annotations` and `categories`, or what another tool wrote (`foreign`).
         images: folder that its file names are relative to.
         categories: classes of the model or of the training split; the file must have the same names, its ids may
             differ. None takes the file's categories, sorted by id.
@@ -50,7 +50,8 @@ def load_coco(
     Raises:
         DataError: one line naming the file, what was expected and what to do.
     """
-    file = read_coco(annotations, images)
+    known = () if subset else [category.name for category in categories or ()]
+    file = read_coco(annotations, images, known=known)
     refuse_errors(file.annotations_path, file.errors())
     file.tree["annotations"] = []  # they are columns now, and as many rows are made again for the evaluation
     categories, category_ids = _match_categories(file, categories, subset=subset)

@@ -25,6 +25,7 @@ from dh_keras.data.formats.coco_entries import (
     whole_number,
 )
 from dh_keras.data.formats.findings import Finding
+from dh_keras.data.formats.foreign.reading import is_foreign, read_foreign
 from dh_keras.data.formats.json_rows import chunks
 from dh_keras.errors import DataError
 from dh_keras.paths import to_path
@@ -123,19 +124,22 @@ class CocoFile:
         return unlike_coco(self.name, longer, self.xywh)
 
 
-def read_coco(annotations: str | Path, images_dir: str | Path, *, name: str = "") -> CocoFile:
+def read_coco(
+    annotations: str | Path, images_dir: str | Path, *, name: str = "", known: Sequence[str] = ()
+) -> CocoFile:
     """Read an annotation file leniently.
 
     Args:
-        annotations: COCO JSON.
+        annotations: COCO JSON, or what another tool wrote (`foreign`).
         images_dir: folder of its images; the files are not looked at.
         name: "train" or "val", for the findings.
+        known: names of classes that need no boxes, where another tool's annotations do not list theirs.
 
     Raises:
-        DataError: when the file is no COCO JSON, or there is no such folder.
+        DataError: when the file is no COCO JSON and no other that is known, or there is no such folder.
     """
     path, folder = to_path(annotations), to_path(images_dir)
-    tree = read_json(path)
+    tree = read_foreign(path, folder, known=known) if is_foreign(path) else read_json(path)
     if not folder.is_dir():
         raise DataError(f"images folder {folder}: no such folder; give the folder that file_name in {path} starts from")
     categories, class_of_id, findings = scan_categories(name, tree["categories"])

@@ -105,7 +105,8 @@ def diagnose(
         given.append(("val", val_annotations, val_images))
     files = []
     for name, path, folder in given:
-        files.append(read_coco(path, folder, name=name))
+        known = files[0].class_names if files else ()
+        files.append(read_coco(path, folder, name=name, known=known))
         if next(files[-1].images_dir.iterdir(), None) is None:
             raise DataError(f"images folder {folder}: is empty; give the folder that file_name in {path} starts from")
     splits = [examine_split(file) for file in files]
