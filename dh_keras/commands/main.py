@@ -22,6 +22,7 @@ COMMANDS = (
     "analyze",
     "analyze-heads",
     "compare",
+    "fetch",
     "convert-checkpoint",
     "make-tfrecords",
     "merge-predictions",

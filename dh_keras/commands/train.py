@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"run folder: {output}")
     if args.strategy == "multi_worker":
         prepare_environment()
+    from dh_keras.pretrained.fetch import published_run
     from dh_keras.reports.run_data import names_validation
     from dh_keras.reports.run_report import analyze_run
     from dh_keras.training.loop import train  # after the arguments are known to be good: TensorFlow takes seconds
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         output=output,
         strategy=args.strategy,
         resume=args.resume,
-        init=args.init,
+        init=args.init and published_run(args.init),
         worker_timeout=args.worker_timeout,
     )
     if args.strategy == "multi_worker" and read_cluster().index > 0:

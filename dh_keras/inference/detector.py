@@ -28,6 +28,7 @@ from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
 from dh_keras.paths import local_folder, to_path
+from dh_keras.pretrained.fetch import published_run
 from dh_keras.run.classes import Category, read_classes
 from dh_keras.run.run_folder import RunFolder, is_run_folder, open_run
 from dh_keras.run.scores import read_best_scores, scores_of
@@ -81,18 +82,18 @@ class Detector:
     def load(
         path: str | Path, overrides: Sequence[str] = (), *, precision: str = "float32", target: str | None = None
     ) -> "Detector":
-        """Load a run folder (its best weights) or a SavedModel folder.
+        """Load a run folder (its best weights), a SavedModel folder, or published weights.
 
         Args:
-            path: the folder.
+            path: the folder; or a name of `dh-keras fetch`, such as "mmdetection_r50", which is downloaded once.
             overrides: `key=value` changes to a run's config, such as "model.score_threshold=0.3".
             precision: "float32" or "bfloat16", in which a run's network computes; a SavedModel has its own.
             target: "cpu" or "gpu", what a run's graph is for; None takes what this machine has, a SavedModel its own.
 
         Raises:
-            DataError: when the folder is neither, or its weights do not fit its config.
+            DataError: when the folder is neither, or its weights do not fit its config; when a download fails.
         """
-        path = to_path(path)
+        path = to_path(published_run(path))
         if is_run_folder(path):
             return ModelDetector.from_run(open_run(path, overrides), precision=precision, target=target)
         if (path / "saved_model.pb").is_file():
