@@ -1,4 +1,4 @@
-"""Download published weights and make a run of them; without a name, list them."""
+"""Download published weights and make a run of them."""
 
 from dh_keras.commands.fetch import main
 

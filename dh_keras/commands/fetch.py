@@ -1,4 +1,7 @@
-"""Download published weights and make a run of them; without a name, list them."""
+"""Download published weights and make a run of them.
+
+Without a name, list them.
+"""
 
 import argparse
 

@@ -30,14 +30,13 @@ COMMANDS = (
     "benchmark-data",
 )
 HELP = """\
-usage: dh-keras COMMAND ...
+usage: dh-keras COMMAND ... | --version
 
 Double-Head R-CNN: train a detector on your photographs, look at it, serve it.
 
 {commands}
 
-dh-keras COMMAND --help shows what a command takes, dh-keras --version which
-version this is."""
+dh-keras COMMAND --help shows what a command takes."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
