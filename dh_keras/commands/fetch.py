@@ -10,7 +10,9 @@ from dh_keras.errors import DataError
 
 
 def make_parser() -> CommandParser:
-    parser = CommandParser("fetch", __doc__, words={"names": "[NAME]"}, overrides=False)
+    parser = CommandParser(
+        "fetch", __doc__, words={"names": ("[NAME]", "one of those that are listed")}, overrides=False
+    )
     parser.add_argument(
         "--output", type=any_path, metavar="RUN", help="run folder to write (default: one in Keras' cache)"
     )

@@ -13,7 +13,9 @@ SHOWN_FAULTS = 20
 
 
 def make_parser() -> CommandParser:
-    parser = CommandParser("import-data", __doc__, words={"source": "SOURCE"}, overrides=False)
+    parser = CommandParser(
+        "import-data", __doc__, words={"source": ("SOURCE", "folder or file of annotations")}, overrides=False
+    )
     parser.add_argument("--output", type=any_path, required=True, metavar="DIR", help="new folder for the JSON files")
     parser.add_argument(
         "--images", type=any_path, metavar="DIR", help="folder that holds the images (default: SOURCE, or above it)"

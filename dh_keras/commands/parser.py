@@ -19,7 +19,7 @@ from dh_keras.config.schema import Config
 from dh_keras.errors import DataError, Interrupted, UserError, visible
 from dh_keras.paths import to_path
 
-MODEL = "run folder, or SavedModel folder that export wrote"
+MODEL = "run folder, SavedModel folder that export wrote, or name of published weights (fetch)"
 OVERRIDE = re.compile(rf"({'|'.join(field.name for field in dataclasses.fields(Config))})(\.[\w.]*)?=")
 
 

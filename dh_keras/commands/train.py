@@ -39,7 +39,11 @@ def make_parser() -> CommandParser:
     )
     parser.add_argument("--output", type=any_path, metavar="RUN", help="run folder to write (default: runs/CONFIG)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
-    parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="start from these weights; other classes are fine")
+    parser.add_argument(
+        "--init",
+        metavar="RUN_OR_WEIGHTS",
+        help="start from these weights, or published ones by name; other classes are fine",
+    )
     return parser
 
 
