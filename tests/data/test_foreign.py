@@ -28,6 +28,8 @@ CVAT = """<?xml version="1.0" encoding="utf-8"?>
 {}
 </image>
 <image id="1" name="b.jpg" width="80" height="60"/>
+<image id="2" name="c.jpg" width="80" height="60"><box label="cat" xtl="1" ytl="1" xbr="5" ybr="5"/></image>
+<image id="3" name="c.jpg" width="80" height="60"><box label="dog" xtl="2" ytl="1" xbr="5" ybr="5"/></image>
 </annotations>
 """
 
@@ -96,7 +98,7 @@ def test_an_image_of_voc_is_that_of_the_same_name_else_the_one_that_is_named(tmp
 
 def test_what_voc_has_wrong_is_named_with_file_and_line_and_the_rest_is_read(voc_folder):
     folder = voc_folder / "Annotations"
-    voc(folder / "b.xml", ("cat", 1, 1, 9, 9), ("dog", "x", 1, 9, 9), ("dog", 9, 1, 5, 9), ("dog", "nan", 1, 5, 9))
+    voc(folder / "b.xml", ("cat", 1, 1, 9, 9), ("dog", "x", 1, 9, 9), ("dog", 9, 1, 5, 9), ("dog", 1, 1, "inf", 9))
     write(folder / "cut.xml", "<annotation>\n<filename>b.jpg")
     voc(folder / "lost.xml", ("cat", 1, 1, 9, 9), filename="lost.jpg")
     voc(folder / "wide.xml", filename="a.jpg", size=("wide", 60))
@@ -233,12 +235,17 @@ def test_what_labelme_has_wrong_is_named_with_file_and_line(tmp_path):
 
 def test_boxes_and_polygons_of_cvat_are_read_and_images_without_any_kept(tmp_path):
     photograph(tmp_path / "images" / "sub" / "a.jpg")
-    photograph(tmp_path / "images" / "b.jpg")
+    for name in ("b.jpg", "c.jpg"):
+        photograph(tmp_path / "images" / name)
     wrong = '<box label="cat" xtl="1" ytl="1" xbr="5" ybr="5" rotation="30.00"/>\n<box label="cat" xtl="1"/>'
     path = write(tmp_path / "annotations.xml", CVAT.format(wrong))
     found = read_labelled(tmp_path, tmp_path)
     assert found.format == "CVAT for images"
-    assert boxes_of(found) == {"a.jpg": [("cat", 10.5, 20, 19.75, 30), ("dog", 1, 2, 10, 20)], "b.jpg": []}
+    assert boxes_of(found) == {
+        "a.jpg": [("cat", 10.5, 20, 19.75, 30), ("dog", 1, 2, 10, 20)],
+        "b.jpg": [],
+        "c.jpg": [("cat", 1, 1, 4, 4), ("dog", 2, 1, 3, 4)],
+    }
     assert found.classes == ["dog", "cat"]
     assert found.left_out == {"points shapes": 1}
     expected = "expected an upright box with a label, and numbers, xtl up to xbr and ytl up to ybr"
@@ -314,9 +321,9 @@ def test_training_stops_at_what_cannot_be_read(voc_folder):
         load_coco(voc_folder / "Annotations", voc_folder / "JPEGImages")
 
 
-def test_a_missing_library_is_named_with_what_to_install(voc_folder, monkeypatch):
+def test_a_missing_library_is_named_with_what_to_install(yolo_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "globox", None)
     with pytest.raises(
         DataError, match=r"globox is needed to read what is no COCO JSON; pip install .*(globox|formats)"
     ):
-        load_coco(voc_folder / "Annotations", voc_folder / "JPEGImages")
+        load_coco(yolo_folder / "data.yaml", yolo_folder / "images" / "train")
