@@ -211,6 +211,40 @@ def coco(folder: Path) -> Attempt:
     return attempt
 
 
+FOREIGN = {
+    "a.xml": b"<annotation><filename>a.jpg</filename><size><width>80</width><height>60</height></size>\n<object><name>"
+    b"cat</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object></annotation>",
+    "b.xml": b'<annotations><meta><label><name>cat</name></label></meta><image name="a.jpg" width="80" height="60">\n'
+    b'<box label="cat" xtl="1" ytl="2" xbr="30" ybr="40"/><polygon label="cat" points="1,2;3,4;5,9"/></image>'
+    b"</annotations>",
+    "c.json": b'{"shapes": [{"label": "cat", "points": [[1, 2], [30, 40]], "shape_type": "rectangle"}],\n"imagePath": '
+    b'"a.jpg", "imageWidth": 80, "imageHeight": 60}',
+    "d.csv": b"ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,cat,0.1,0.5,0.25,1,0\na,cat,0.1,0.5,0.5,0.75,1\n",
+    "e.yaml": b"path: .\ntrain: [.]\nval: list.txt\nnames: {0: cat, 1: dog}\n",
+    "a.txt": b"0 0.5 0.5 0.25 0.5\n1 0.1 0.1 0.2 0.3 0.4 0.2\n",
+    "list.txt": b"./a.jpg\n",
+}
+
+
+def foreign(folder: Path) -> Attempt:
+    """What other tools write."""
+    from PIL import Image
+
+    from dh_keras.data.formats.coco import load_coco
+
+    Image.new("RGB", (80, 60), (90, 120, 30)).save(folder / "a.jpg")
+    names = list(FOREIGN)
+
+    def attempt(random: Random) -> None:
+        name = names[random.integers(len(names))]
+        for other, text in FOREIGN.items():
+            (folder / other).write_bytes(mutate_bytes(text, random) if other == name else text)
+        source = folder / (name if name[-4:] != ".txt" else "e.yaml")
+        load_coco(source, folder)
+
+    return attempt
+
+
 def images(folder: Path) -> Attempt:
     """Photographs: what the check passes can be decoded, and what it refuses cannot."""
     from PIL import Image
@@ -431,6 +465,7 @@ def tfrecords(folder: Path) -> Attempt:
 
 KINDS: dict[str, Callable[[Path], Attempt]] = {
     "coco": coco,
+    "foreign": foreign,
     "images": images,
     "overrides": overrides,
     "yaml": yaml,

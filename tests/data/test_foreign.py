@@ -327,3 +327,13 @@ def test_a_missing_library_is_named_with_what_to_install(yolo_folder, monkeypatc
         DataError, match=r"globox is needed to read what is no COCO JSON; pip install .*(globox|formats)"
     ):
         load_coco(yolo_folder / "data.yaml", yolo_folder / "images" / "train")
+
+
+def test_a_source_without_a_box_is_refused_with_its_first_fault(voc_folder):
+    for name in ("a", "b"):
+        voc(voc_folder / "Annotations" / f"{name}.xml")
+    with pytest.raises(DataError, match=f"{voc_folder}: Pascal VOC, and no box in it can be used: none is given for"):
+        read_labelled(voc_folder, voc_folder)
+    path = voc(voc_folder / "Annotations" / "a.xml", ("cat", 1, 1, "", 5))
+    with pytest.raises(DataError, match=f"no box in it can be used: {path}: line 4: expected a name"):
+        read_labelled(voc_folder, voc_folder)

@@ -17,6 +17,7 @@ from dh_keras.commands.train import given_overrides
 from dh_keras.config.load import load_config
 from dh_keras.config.options import flatten
 from dh_keras.config.schema import Config
+from dh_keras.pretrained.published import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -147,6 +148,12 @@ def test_every_key_is_in_the_reference_with_its_description():
     assert rows["model.rpn.anchor_ratios"][0] == "[0.5, 1.0, 2.0]"
     text = reference.config_reference()
     assert all(f"| `{key}` |" in text for key in LEAVES)
+
+
+def test_the_published_weights_are_those_that_are_fetched():
+    page = (ROOT / "docs" / "published.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .* \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert rows == [(name, one.measured.split()[0]) for name, one in PUBLISHED.items()]
 
 
 def test_every_option_of_every_command_is_in_the_reference():

@@ -102,7 +102,7 @@ def read_labelled(source: Path, images_dir: Path) -> Labelled:
         images_dir: folder that the images are somewhere below.
 
     Raises:
-        DataError: naming the file, when it cannot be recognised, or no image of it is there.
+        DataError: naming the file, when it cannot be recognised, or no box of it can be used.
     """
     kind, files = recognise(source)
     if kind == COCO:
@@ -113,9 +113,9 @@ def read_labelled(source: Path, images_dir: Path) -> Labelled:
         raise DataError(f"images folder {images_dir}: has no images; give the folder that holds those of {source}")
     found = READERS[kind](files, images)
     _merge_images(found)
-    if not found.images:
-        reason = found.faults[0] if found.faults else f"none of them names an image below {images_dir}"
-        raise DataError(f"{source}: {kind}, and nothing in it can be used: {reason}")
+    if not any(image.boxes for image in found.images):
+        reason = found.faults[0] if found.faults else f"none is given for an image below {images_dir}"
+        raise DataError(f"{source}: {kind}, and no box in it can be used: {reason}")
     return found
 
 
