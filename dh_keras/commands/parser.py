@@ -18,6 +18,7 @@ from dh_keras import quiet_tensorflow, require_tensorflow_backend
 from dh_keras.config.schema import Config
 from dh_keras.errors import DataError, Interrupted, UserError, visible
 from dh_keras.paths import to_path
+from dh_keras.pretrained.published import PUBLISHED
 
 MODEL = "run folder, SavedModel folder that export wrote, or name of published weights (fetch)"
 OVERRIDE = re.compile(rf"({'|'.join(field.name for field in dataclasses.fields(Config))})(\.[\w.]*)?=")
@@ -121,11 +122,13 @@ def given_data(args: argparse.Namespace) -> dict[str, str]:
 def require_paths(*paths: str | Path | None) -> None:
     """See that what was typed is there, before TensorFlow is imported for it; None was not typed.
 
+    The names of published weights count as there.
+
     Raises:
         DataError: naming the first that is not.
     """
     for path in paths:
-        if path is not None and not to_path(path).exists():
+        if path is not None and str(path) not in PUBLISHED and not to_path(path).exists():
             raise DataError(f"{path}: no such file or folder")
 
 

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 from dh_keras.errors import DataError
+from dh_keras.files import require_new_folder
+from dh_keras.paths import to_path
 from dh_keras.pretrained.download import download, require_hash
 from dh_keras.pretrained.importer import import_checkpoint
 from dh_keras.pretrained.published import PUBLISHED
@@ -29,8 +31,10 @@ def fetch(name: str, output: str | Path | None = None) -> Path:
     Raises:
         DataError: when there is no such name, the file cannot be had or is not the published one, or output exists.
     """
-    run = cache_folder() / name if output is None else output
-    if output is None and name in PUBLISHED and is_run_folder(run):
+    run = cache_folder() / name if output is None else to_path(output)
+    if output is not None:
+        require_new_folder(run)  # before the download
+    elif name in PUBLISHED and is_run_folder(run):
         return run
     file = _checkpoint(name)
     try:
@@ -39,7 +43,7 @@ def fetch(name: str, output: str | Path | None = None) -> Path:
     except DataError:
         if output is not None or not is_run_folder(run):  # another process may have been faster
             raise
-    return Path(run)
+    return run
 
 
 def published_run(path: str | Path) -> str | Path:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import dh_keras
-from dh_keras.commands.parser import CommandParser, run_command
+from dh_keras.commands.parser import CommandParser, require_paths, run_command
 from dh_keras.config.load import load_config
 from dh_keras.data.formats.coco import read_categories
+from dh_keras.errors import DataError
 from dh_keras.inference.photographs import read_image_file
 from dh_keras.inference.prediction.sources import list_sources
 from dh_keras.run.classes import read_classes
@@ -191,3 +192,9 @@ run_command(CommandParser("test", "Test."), lambda args: None, [])
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout == "50000 True\n", run.stderr
+
+
+def test_a_name_of_published_weights_is_there_for_the_commands_that_take_a_model():
+    require_paths("mmdetection_r50", None)
+    with pytest.raises(DataError, match="mmdetection_r5: no such file or folder"):
+        require_paths("mmdetection_r5")

@@ -187,6 +187,8 @@ def test_weights_are_asked_for_once_and_become_a_run_and_a_detector(checkpoint, 
         home = tmp_path / "keras" / "dh_keras"
         assert f"run folder: {home}/mmdetection_r50\n" in capsys.readouterr().out
         main(["mmdetection_r50", "--output", str(tmp_path / "own")])
+        with pytest.raises(DataError, match="own: exists already and is not overwritten"):
+            fetch("mmdetection_r50", tmp_path / "own")
         detector = Detector.load("mmdetection_r50")
         assert server.asked == [None]
     assert [category.name for category in detector.categories] == ["cat", "dog", "cow"]

@@ -1,6 +1,7 @@
 """What `dh-keras import-data` does: read what another tool wrote, split it if asked, and write COCO JSON."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,5 @@ def _common_folder(images: Sequence[LabelledImage]) -> str:
 
 def _arguments(found: Labelled, output: Path, root: str) -> str:
     given = {"train": ("--annotations", "--images"), "val": ("--val-annotations", "--val-images")}
-    return " ".join(
-        f"{given[part][0]} {output / f'{part}.json'} {given[part][1]} {root}" for part in _parts(found) if part in given
-    )
+    words = [(given[part][0], f"{output / part}.json", given[part][1], root) for part in _parts(found) if part in given]
+    return shlex.join(word for of_part in words for word in of_part)
