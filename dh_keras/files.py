@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from dh_keras.errors import DataError, UserError, WriteError, one_line
 from dh_keras.paths import is_remote, to_path
@@ -233,6 +233,13 @@ def replaced_text(path: str | Path) -> Iterator[TextIO]:
         replaced_file(path) as partial,
         open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
+        yield file
+
+
+@contextlib.contextmanager
+def opened_to_write(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write bytes to, in a folder that `filled_folder` or `new_folder` is about to put in its place."""
+    with path.open("wb") as file:
         yield file
 
 

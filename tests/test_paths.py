@@ -217,6 +217,7 @@ def test_records_are_written_and_read_again(shapes, memory, monkeypatch):
             np.testing.assert_allclose(records.boxes_of(index), expected.boxes_of(row), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_training_to_export_happens_elsewhere(shapes, memory, tiny_overrides, quick_graphs, capsys, monkeypatch):
     """From annotations to a SavedModel without a file on this disk; a stopped run goes on, and all find the same."""
     data = [f"--{split}-{kind}" for split in ("train", "val") for kind in ("annotations", "images")]

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from dh_keras.errors import DataError, one_line
-from dh_keras.files import filled_folder
+from dh_keras.files import filled_folder, opened_to_write
 
 ATTEMPTS = 5  # a connection that breaks is taken up where it broke
 WAIT = 2.0  # seconds before that
@@ -38,7 +38,7 @@ def download(address: str, path: Path, *, sha256: str) -> None:
     """
     with filled_folder(path.parent) as folder:
         with (
-            (folder / path.name).open("wb") as file,
+            opened_to_write(folder / path.name) as file,
             tqdm(unit="B", unit_scale=True, desc=path.name, disable=None) as bar,
         ):
             _receive(address, path, file, bar)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dh_keras.config.schema import Config, LossWeightsConfig
+from dh_keras.config.load import resolve_pixels
+from dh_keras.config.schema import IMAGENET_PIXELS, Config, LossWeightsConfig
 from dh_keras.pretrained.resnet_names import count_blocks, infer_depth, resnet_rules
 from dh_keras.pretrained.tensors import (
     ANCHOR_DELTAS,
@@ -42,6 +43,7 @@ def infer_config(tensors: Mapping[str, np.ndarray], source: str) -> tuple[Config
     config = Config()
     model = config.model
     model.variant, model.geometry = "double_head", "continuous"
+    resolve_pixels(model, IMAGENET_PIXELS)
     model.backbone.depth = infer_depth(tensors, "backbone.", source)
     model.backbone.width = count_outputs(tensors, "backbone.conv1.weight", source)
     model.backbone.stride_in_1x1 = False

@@ -173,7 +173,7 @@ def test_both_gemm_rates_are_shown_when_they_differ():
     ("arguments", "message"),
     [
         (("--surviving", "25"), "--surviving: expected at most 24, the value of model.rpn.post_nms_test, got 25"),
-        (("--batches", "0"), "--repeats and --batches: expected at least 1, got 0"),
+        (("--batches", "0"), "--repeats, --batches and --threads: expected at least 1, got 0"),
         (("--output", str(TINY_CONFIG)), f"{TINY_CONFIG}: exists already and is not overwritten; choose another"),
     ],
 )

@@ -147,11 +147,6 @@ def test_the_commands_work_together(tiny_run, tiny_shapes, tmp_path, capsys, mon
     assert "target: cpu, as this machine has" in shown
     assert "verified: 10 detections in 1 image(s)" in shown
     assert f"next: dh-keras predict {exported} PHOTO.jpg --output predictions" in shown
-    other = ["--output", str(tmp_path / "m" / "2"), "--target", "gpu"]
-    main(["export", str(tiny_run), *other, "--verify", str(photograph)])
-    shown = capsys.readouterr().out
-    assert "target: gpu, as chosen" in shown
-    assert "verified: 10 detections in 1 image(s)" in shown
     data = ["--annotations", str(tiny_shapes.val_annotations), "--images", str(tiny_shapes.val_images)]
     main(["evaluate", exported, *data, "--output", str(tmp_path / "metrics.json")])
     assert set(json.loads((tmp_path / "metrics.json").read_text())) == {

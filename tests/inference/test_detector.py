@@ -370,10 +370,10 @@ def run_script(name, *arguments):
         (("train", "--resume"), r"error: --resume: needs --output RUN"),
         (("train", "--output", "OUT", "--train-annotations", "no.json", "--train-images", "."), r"error: .*no.json"),
         (("train", "oops"), r"unexpected argument 'oops'"),
-        (("evaluate", "nothing", "--annotations", "a.json", "--images", "."), r"error: nothing: no such folder"),
+        (("evaluate", "nothing", "--annotations", "a.json", "--images", "."), r"error: nothing: no such file or"),
         (("predict", "nothing", "nothing.jpg", "--output", "OUT"), r"error: nothing.jpg: no such file or folder"),
         (("predict", "nothing", "--output", "OUT"), r"error: there is nothing to detect in; give images"),
-        (("export", "nothing", "--output", "OUT/1"), r"error: nothing: no such folder"),
+        (("export", "nothing", "--output", "OUT/1"), r"error: nothing: no such file or folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -386,6 +386,7 @@ def test_scripts_answer_bad_input_with_one_line(arguments, expected, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_scripts_work_together_and_import_nothing_idle(tiny_run, tiny_shapes, photographs, tmp_path):
     result = run_script("export", tiny_run, "--output", tmp_path / "m" / "1", "--verify", photographs[0])
     assert result.returncode == 0, result.stderr[-2000:]

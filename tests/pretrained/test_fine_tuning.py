@@ -114,6 +114,7 @@ def write_checkpoint(path, tree):
     torch.save(tf.nest.map_structure(torch.from_numpy, tree), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES, ids=("authors", "mmdetection"))
 def test_fine_tuning_beats_random_weights_on_the_same_budget(family, tiny_overrides, tmp_path):
     config = load_config(overrides=[*tiny_overrides, *SMALL, *FAMILIES[family]])

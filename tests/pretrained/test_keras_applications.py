@@ -133,7 +133,7 @@ def test_a_torchvision_file_initialises_the_backbone_and_nothing_else(tmp_path):
     ]
     config = load_config(overrides=[f"model.backbone.weights={path}", "model.backbone.depth=50", *widths]).model
     random = variables_by_path(assemble_detector(config, num_classes=2))
-    loaded = variables_by_path(build_detector(config, num_classes=2))
+    loaded = variables_by_path(build_detector(config, num_classes=2, seed=0))
     kernel = loaded["backbone/c4_block5/conv2/conv/kernel"].numpy()
     np.testing.assert_array_equal(kernel, tensors["layer3.5.conv2.weight"].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(

@@ -40,7 +40,7 @@ def plain_learning_rate(step):
     return rate * 0.1 if step >= 7 else rate
 
 
-@pytest.mark.parametrize("family", list(parity.FOLDERS))
+@pytest.mark.parametrize("family", ["authors", pytest.param("mmdetection", marks=pytest.mark.slow)])
 def test_ten_steps_with_momentum_decay_warm_up_and_a_drop_are_pytorch_s(family):
     import torch
 

@@ -51,10 +51,9 @@ def test_detections_are_shown_by_the_score_of_their_class():
     )
     assert describe_score(0.5) == describe_score((0.5, 0.5)) == "0.50"
     assert describe_score((0.2, 0.5, 0.95)) == "the best of its class (0.20 to 0.95)"
-    assert draw_detections(image, found, score_threshold=(1.0, 0.9, 0.95)).shape == (320, 320, 3)
 
 
-def test_a_run_and_its_export_show_the_same_and_an_option_goes_before(tiny_run, tiny_shapes, tmp_path, capsys):
+def test_a_run_and_its_export_show_by_the_scores_of_its_table(tiny_run, tiny_shapes, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     photograph = sorted(tiny_shapes.val_images.iterdir())[0]
@@ -66,12 +65,9 @@ def test_a_run_and_its_export_show_the_same_and_an_option_goes_before(tiny_run, 
     main(["export", str(run), "--output", str(tmp_path / "model" / "1")])
     expected = first.above(tuple(limits.values())).as_dicts()
     assert 0 < len(expected) < len(first)
-    for number, model in enumerate((run, tmp_path / "model" / "1")):
-        folder = tmp_path / f"found{number}"
-        main(["predict", str(model), str(photograph), "--output", str(folder), "--no-pictures"])
-        assert "score above the best of its class (0.00 to 1.00)" in capsys.readouterr().out
-        found = json.loads((folder / "predictions.json").read_text())[0]["detections"]
-        assert [row["category"] for row in found] == [row["category"] for row in expected]
-        np.testing.assert_allclose([row["score"] for row in found], [row["score"] for row in expected], atol=1e-3)
-    main(["predict", str(run), str(photograph), "--output", str(tmp_path / "all"), "--no-pictures", "--score", "0"])
-    assert len(json.loads((tmp_path / "all" / "predictions.json").read_text())[0]["detections"]) == len(first)
+    assert Detector.load(tmp_path / "model" / "1").best_scores == tuple(limits.values())
+    main(["predict", str(run), str(photograph), "--output", str(tmp_path / "found"), "--no-pictures"])
+    assert "score above the best of its class (0.00 to 1.00)" in capsys.readouterr().out
+    found = json.loads((tmp_path / "found" / "predictions.json").read_text())[0]["detections"]
+    assert [row["category"] for row in found] == [row["category"] for row in expected]
+    np.testing.assert_allclose([row["score"] for row in found], [row["score"] for row in expected], atol=1e-3)

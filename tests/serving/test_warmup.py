@@ -98,6 +98,7 @@ def test_the_photographs_lie_and_stand_and_the_file_is_small_and_always_the_same
     assert first == second
 
 
+@pytest.mark.slow
 def test_for_a_gpu_every_batch_comes_in_every_shape_and_the_conv_head_with_every_number(tiny_run, tmp_path):
     detector = Detector.load(tiny_run, target="gpu")
     path = export_saved_model(detector, tmp_path / "m" / "1")

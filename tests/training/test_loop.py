@@ -316,6 +316,7 @@ def test_steps_without_validation_images_in_a_thread_write_the_last_weights_only
     assert "next: dh-keras predict" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_steps_of_two_batches_are_counted_as_steps_and_resumed_between_them(
     tmp_path, tiny_overrides, shapes_arguments, short_training, signal_at, capsys
 ):
@@ -361,6 +362,7 @@ print(sorted(set(differences(first, second).values())))
 """
 
 
+@pytest.mark.slow
 def test_deterministic_training_runs_and_gives_the_same_weights_again(
     tmp_path, tiny_overrides, shapes_arguments, short_training
 ):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 
 def steps_with_an_overflow(precision):
@@ -18,6 +19,7 @@ def steps_with_an_overflow(precision):
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.slow
 def test_gradients_that_overflow_on_one_replica_halve_the_scale_on_all_and_change_no_weight():
     overflowing, *others = steps_with_an_overflow("mixed_float16")
     unchanged = {"finite": True, "moved": 0.0, "updates": 0, "finite_before": True}

@@ -97,6 +97,7 @@ def test_averages_follow_the_weights_and_are_shown_only_within(scaled):
         np.testing.assert_array_equal(variable.numpy(), weight)
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_ap_does_not_rise_and_saves_averages_also_when_it_was_stopped_in_between(
     tmp_path, tiny_overrides, shapes_arguments, short_training, monkeypatch, capsys
 ):
