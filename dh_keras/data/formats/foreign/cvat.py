@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 
 from dh_keras.data.formats.foreign.image_files import ImageFiles
 from dh_keras.data.formats.foreign.labelled import Labelled, LabelledBox, LabelledImage, box_reader
-from dh_keras.data.formats.foreign.xml_lines import read_xml, whole_size
+from dh_keras.data.formats.foreign.xml_lines import read_each, whole_size
 
 if TYPE_CHECKING:
     from globox import BoundingBox
@@ -17,12 +17,7 @@ OTHER_SHAPES = ("polyline", "points", "ellipse", "cuboid", "mask", "skeleton")
 def read_cvat(files: list[Path], images: ImageFiles) -> Labelled:
     """Read annotation files; boxes and polygons are taken, other shapes counted."""
     found = Labelled("CVAT for images")
-    for path in files:
-        try:
-            root, lines = read_xml(path)
-        except ValueError as error:
-            found.fault(path, None, str(error))
-            continue
+    for path, root, lines in read_each(found, files):
         track = root.find("track")
         if track is not None:
             found.fault(path, lines[track], "tracks of a video; export the task as 'CVAT for images 1.1'")

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 from dh_keras.data.formats.foreign.image_files import ImageFiles
 from dh_keras.data.formats.foreign.labelled import Labelled, LabelledBox, LabelledImage, box_reader
-from dh_keras.data.formats.foreign.xml_lines import read_xml, whole_size
+from dh_keras.data.formats.foreign.xml_lines import read_each, whole_size
 
 EXPECTED = "a name, and a bndbox with numbers, xmin up to xmax and ymin up to ymax"
 
@@ -19,12 +19,7 @@ EXPECTED = "a name, and a bndbox with numbers, xmin up to xmax and ymin up to ym
 def read_voc(files: list[Path], images: ImageFiles) -> Labelled:
     """Read annotation files; their images are those of the same name, or of the name that they give."""
     found = Labelled("Pascal VOC")
-    for path in files:
-        try:
-            root, lines = read_xml(path)
-        except ValueError as error:
-            found.fault(path, None, str(error))
-            continue
+    for path, root, lines in read_each(found, files):
         image = _find_image(found, path, root, lines, images)
         if image is None:
             continue

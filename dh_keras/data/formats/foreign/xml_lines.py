@@ -1,9 +1,11 @@
 """XML as elements that know the line on which they begin, which Python's own reader forgets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from dh_keras.data.formats.foreign.labelled import Labelled
 from dh_keras.errors import one_line, reason_of
 
 
@@ -34,6 +36,17 @@ def read_xml(path: Path) -> tuple[Element, dict[Element, int]]:
         raise ValueError(f"cannot be read: {reason_of(error)}") from error
     except (LookupError, ValueError) as error:  # an encoding that is not known
         raise ValueError(f"cannot be read: {one_line(error)}") from error
+
+
+def read_each(found: Labelled, files: list[Path]) -> Iterator[tuple[Path, Element, dict[Element, int]]]:
+    """Yield every file with what `read_xml` returns of it; those that it cannot read become faults."""
+    for path in files:
+        try:
+            root, lines = read_xml(path)
+        except ValueError as error:
+            found.fault(path, None, str(error))
+            continue
+        yield path, root, lines
 
 
 def whole_size(width: str | None, height: str | None) -> tuple[int, int] | None:
