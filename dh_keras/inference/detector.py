@@ -95,7 +95,9 @@ class Detector:
         """
         path = to_path(published_run(path))
         if is_run_folder(path):
-            return ModelDetector.from_run(open_run(path, overrides), precision=precision, target=target)
+            detector = ModelDetector.from_run(open_run(path, overrides), precision=precision, target=target)
+            detector.best_scores = scores_of(detector.categories, read_best_scores(path))
+            return detector
         if (path / "saved_model.pb").is_file():
             if overrides:
                 raise DataError(f"{path}: a SavedModel is fixed and takes no overrides, got {' '.join(overrides)}")
@@ -252,7 +254,6 @@ class ModelDetector(Detector):
         limits = {"min_size": run.config.data.min_size, "max_size": run.config.data.max_size}
         detector = cls(inference_copy(model, precision=precision), run.categories, **limits, target=target)
         detector.batch_size = run.config.evaluate.batch_size
-        detector.best_scores = scores_of(run.categories, read_best_scores(run.path))
         return detector
 
     @property

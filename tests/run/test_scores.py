@@ -35,6 +35,16 @@ def test_a_damaged_table_is_named(tmp_path, row):
         read_best_scores(tmp_path)
 
 
+def test_a_damaged_table_can_be_written_again_as_the_message_says(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / CLASSES_TABLE).write_text(f"{HEADER}x\n")
+    with pytest.raises(DataError, match="write it again by analyze"):
+        Detector.load(tmp_path / "run")
+    main(["analyze", str(tmp_path / "run")])
+    assert len(read_best_scores(tmp_path / "run")) <= len(open_run(tmp_path / "run").categories)
+    Detector.load(tmp_path / "run")
+
+
 def test_detections_are_shown_by_the_score_of_their_class():
     found = ImageDetections(
         boxes=np.array([[10, 10, 50, 50]] * 4, np.float32),
