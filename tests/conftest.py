@@ -154,6 +154,16 @@ def tiny_run(tmp_path_factory, shapes_arguments):
         return train(config, output=tmp_path_factory.mktemp("runs") / "tiny").path
 
 
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory, tiny_run):
+    """`tiny_run` as a SavedModel in a folder tiny/1, to be read only."""
+    from dh_keras.inference.detector import Detector
+    from dh_keras.serving.export import export_saved_model
+
+    with graphs_as_traced():
+        return export_saved_model(Detector.load(tiny_run), tmp_path_factory.mktemp("models") / "tiny" / "1")
+
+
 SHORT = ("train.epochs=2", "train.drops=[]", "train.evaluate_every=1", "train.pictures=2", "model.score_threshold=0.0")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dh_keras import quiet_tensorflow, require_tensorflow_backend
+from dh_keras.commands.quick_start import leave_out_what_commands_do_not_need
 from dh_keras.config.schema import Config
 from dh_keras.errors import DataError, Interrupted, UserError, visible
 from dh_keras.paths import to_path
@@ -145,6 +146,7 @@ def run_command(
             stream.reconfigure(errors="backslashreplace")
     args = parser.parse(argv)
     quiet_tensorflow()
+    leave_out_what_commands_do_not_need()
     # What imports and traces make stays: looking for garbage among it, above all when the process ends, is in vain.
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)

@@ -10,20 +10,14 @@ import tensorflow as tf
 from dh_keras.benchmark import serving_load
 from dh_keras.commands.benchmark import main
 from dh_keras.inference.detector import Detector
-from dh_keras.serving.export import export_saved_model
 
 THREADS = 8
 
 
 @pytest.fixture(scope="module")
-def export(tiny_run, tmp_path_factory):
-    return export_saved_model(Detector.load(tiny_run), tmp_path_factory.mktemp("models") / "1")
-
-
-@pytest.fixture(scope="module")
-def loaded(export):
+def loaded(tiny_export):
     """A detector, requests that have an answer, their answers, and requests that have none."""
-    detector = Detector.load(export)
+    detector = Detector.load(tiny_export)
     good, bad = serving_load.make_requests([1, 3], seed=0)
     return detector, good, [detector.detect_files(request.files) for request in good], bad
 
@@ -33,12 +27,12 @@ def run_load(loaded, detector=None, **options):
     return serving_load.run_load(detector or loaded[0], *loaded[1:], **options)
 
 
-def test_eight_threads_with_bad_requests_get_what_each_request_gets_alone(export, tmp_path, capsys):
+def test_eight_threads_with_bad_requests_get_what_each_request_gets_alone(tiny_export, tmp_path, capsys):
     output = tmp_path / "load.json"
     options = ["--minutes", "0.03", "--bad", "0.3", "--batches", "1", "2", "4", "--output", str(output)]
-    main(["--serve", str(export), "--threads", "1", str(THREADS), *options])
+    main(["--serve", str(tiny_export), "--threads", "1", str(THREADS), *options])
     written = json.loads(output.read_text())
-    assert written["model"] == str(export)
+    assert written["model"] == str(tiny_export)
     assert written["detections"] > 100
     assert [run["threads"] for run in written["runs"]] == [1, THREADS]
     for run in written["runs"]:
@@ -113,15 +107,17 @@ def test_an_answer_within_the_tolerance_of_an_export_is_not_exact_but_right(load
     assert run["exact"] == run["requests"] - 1
 
 
-def test_a_wrong_answer_ends_the_command_after_the_results_are_written(export, tmp_path, monkeypatch, capsys):
+def test_a_wrong_answer_ends_the_command_after_the_results_are_written(tiny_export, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(serving_load, "_are_equal", lambda *pair: False)
     monkeypatch.setattr(serving_load, "match_detections", lambda *pair: [])
     output = tmp_path / "load.json"
     with pytest.raises(SystemExit) as stopped:
-        main(["--serve", str(export), "--threads", "1", "--minutes", "0.005", "--bad", "0", "--output", str(output)])
+        main(
+            ["--serve", str(tiny_export), "--threads", "1", "--minutes", "0.005", "--bad", "0", "--output", str(output)]
+        )
     assert stopped.value.code == 1
     count = len(json.loads(output.read_text())["runs"][0]["wrong"])
-    assert capsys.readouterr().err.startswith(f"error: {export}: {count} answers are wrong, the first: ")
+    assert capsys.readouterr().err.startswith(f"error: {tiny_export}: {count} answers are wrong, the first: ")
 
 
 @pytest.mark.parametrize(

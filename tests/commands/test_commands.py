@@ -10,6 +10,7 @@ import pytest
 
 import dh_keras
 from dh_keras.commands.main import COMMANDS, main, module_name, summary
+from dh_keras.commands.quick_start import NOT_NEEDED
 
 ROOT = Path(__file__).resolve().parents[2]
 HELP = """
@@ -45,7 +46,7 @@ def test_every_command_says_the_same_by_both_doors_and_its_help_needs_no_tensorf
 
 
 def test_every_module_and_every_script_is_a_command_and_says_so():
-    shared = {"__init__", "main", "parser"}
+    shared = {"__init__", "main", "parser", "quick_start"}
     modules = {path.stem for path in (ROOT / "dh_keras" / "commands").glob("*.py")} - shared
     assert modules == {module_name(command) for command in COMMANDS}
     assert {path.stem for path in (ROOT / "scripts").glob("*")} - {"__pycache__"} == modules
@@ -71,6 +72,24 @@ def test_the_list_of_commands_fits_on_a_screen_and_needs_nothing_that_is_slow(ca
     loaded = run_python("-c", code).stdout.splitlines()[-1].split()
     assert "dh_keras.commands.main" in loaded
     assert not {"tensorflow", "keras", "numpy", "omegaconf", "argparse"} & set(loaded)
+
+
+def test_keras_loads_nothing_for_others_when_a_command_starts_and_what_it_left_out_can_be_used_afterwards():
+    code = """if True:
+        import argparse, sys
+        from dh_keras.commands.parser import CommandParser, run_command
+        def run(args):
+            import keras, tensorflow
+            print(*sys.modules)
+            import matplotlib.pyplot, pandas
+            print(pandas.DataFrame({"a": [1, 2]}).a.sum(), matplotlib.pyplot.figure().number)
+        run_command(CommandParser("predict", "Words.", words={"sources": ("", "")}), run, ["a"])
+    """
+    shown = run_python("-c", code)
+    loaded, used = shown.stdout.splitlines()[-2:]
+    assert {"keras", "tensorflow"} <= set(loaded.split())
+    assert not set(NOT_NEEDED) & set(loaded.split())
+    assert used == "3 1"
 
 
 def test_the_version_is_that_of_the_package(capsys):
@@ -139,7 +158,7 @@ def test_bad_input_is_answered_with_one_line(arguments, status, expected, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_the_commands_work_together(tiny_run, tiny_shapes, tmp_path, capsys, monkeypatch):
+def test_the_commands_work_together(tiny_run, tiny_shapes, tmp_path, capsys, monkeypatch, quick_graphs):
     photograph = sorted(Path(tiny_shapes.val_images).iterdir())[0]
     exported = str(tmp_path / "m" / "1")
     main(["export", str(tiny_run), "--output", exported, "--verify", str(photograph)])

@@ -19,6 +19,7 @@ from dh_keras.inference.served import read_served, split_by_image
 from dh_keras.run.run_folder import open_run
 from dh_keras.serving.export import compare_detectors, export_saved_model, match_detections
 
+pytestmark = pytest.mark.usefixtures("quick_graphs")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -28,8 +29,8 @@ def detector(tiny_run):
 
 
 @pytest.fixture(scope="module")
-def saved_model(detector, tmp_path_factory):
-    return export_saved_model(detector, tmp_path_factory.mktemp("models") / "tiny" / "1")
+def saved_model(tiny_export):
+    return tiny_export
 
 
 @pytest.fixture(scope="module")

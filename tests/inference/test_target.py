@@ -24,10 +24,10 @@ def detectors(tiny_run):
 
 
 @pytest.fixture(scope="module")
-def exports(detectors, tmp_path_factory):
+def exports(detectors, tiny_export, tmp_path_factory):
     """What is exported of them, by target."""
-    folder = tmp_path_factory.mktemp("models")
-    return {target: export_saved_model(one, folder / target / "1") for target, one in detectors.items()}
+    path = tmp_path_factory.mktemp("models") / "gpu" / "1"
+    return {"cpu": tiny_export, "gpu": export_saved_model(detectors["gpu"], path)}
 
 
 @pytest.fixture(scope="module")

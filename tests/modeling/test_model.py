@@ -1,5 +1,7 @@
 """The whole detector: training steps of every variant, empty images, the guard, saving."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,10 +17,15 @@ from dh_keras.run.weights import load_weights, save_weights
 pytestmark = pytest.mark.usefixtures("quick_graphs")
 
 
+@functools.lru_cache(maxsize=1)
+def traced_step(detector):
+    """Tracing takes seconds, and a test may take its steps in several goes."""
+    return tf.function(detector.train_step, autograph=False)
+
+
 def losses_of(detector, batch, steps):
     """Losses of each of several steps, each step's own."""
-    step = tf.function(detector.train_step, autograph=False)
-    history = []
+    step, history = traced_step(detector), []
     for _ in range(steps):
         detector.reset_metrics()
         history.append({name: float(value) for name, value in step(batch).items() if name != "data_wait"})

@@ -15,6 +15,7 @@ from dh_keras.run.classes import Category
 from dh_keras.run.run_folder import open_run
 from dh_keras.run.scores import CLASSES_TABLE, read_best_scores, scores_of
 
+pytestmark = pytest.mark.usefixtures("quick_graphs")
 HEADER = "class,category_id,boxes,AP,AP50,AP75,best_f1,score,precision,recall\n"
 CLASSES = (Category(1, "circle"), Category(3, "square"), Category(7, "triangle"))
 

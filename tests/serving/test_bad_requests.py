@@ -10,15 +10,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dh_keras.inference.detector import Detector
-from dh_keras.serving.export import export_saved_model
+pytestmark = pytest.mark.usefixtures("quick_graphs")
 
 
 @pytest.fixture(scope="module")
-def serve(tiny_run, tmp_path_factory):
-    detector = Detector.load(tiny_run)
-    path = export_saved_model(detector, tmp_path_factory.mktemp("models") / "1")
-    loaded = tf.saved_model.load(str(path))
+def serve(tiny_export):
+    loaded = tf.saved_model.load(str(tiny_export))
     return lambda *files: loaded.signatures["serving_default"](image_bytes=tf.constant(list(files), tf.string))
 
 

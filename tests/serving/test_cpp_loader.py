@@ -64,6 +64,9 @@ def inputs(tiny_shapes, tmp_path_factory):
     return made
 
 
+pytestmark = pytest.mark.usefixtures("quick_graphs")
+
+
 @pytest.fixture(scope="module")
 def detector(tiny_run, inputs):
     """A detector that finds five objects in the first image, so that rows of padding are served as well."""

@@ -36,8 +36,8 @@ from dh_keras.serving.client import (
     rest_request,
     rest_url,
 )
-from dh_keras.serving.export import export_saved_model
 
+pytestmark = pytest.mark.usefixtures("quick_graphs")
 ROOT = Path(__file__).resolve().parents[2]
 PREDICT_PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict")
 
@@ -147,18 +147,13 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def saved_model(tiny_run, tmp_path_factory):
-    return export_saved_model(Detector.load(tiny_run), tmp_path_factory.mktemp("models") / "tiny" / "1")
+def detector(tiny_export):
+    return Detector.load(tiny_export)
 
 
 @pytest.fixture(scope="module")
-def detector(saved_model):
-    return Detector.load(saved_model)
-
-
-@pytest.fixture(scope="module")
-def loaded(saved_model):
-    return Model(saved_model)
+def loaded(tiny_export):
+    return Model(tiny_export)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The warm-up file: TensorFlow Serving's own classes read it, and the exported model answers every record."""
 
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ from dh_keras.run.classes import Category
 from dh_keras.serving.export import export_saved_model
 from dh_keras.serving.warmup import WarmupRequest, warmup_requests, write_warmup_requests
 
+pytestmark = pytest.mark.usefixtures("quick_graphs")
+
 
 @pytest.fixture(scope="module")
-def saved_model(tiny_run, tmp_path_factory):
-    return export_saved_model(Detector.load(tiny_run), tmp_path_factory.mktemp("models") / "cells" / "1")
+def saved_model(tiny_export, tmp_path_factory):
+    return Path(shutil.copytree(tiny_export, tmp_path_factory.mktemp("models") / "cells" / "1"))
 
 
 def read_logs(file):
