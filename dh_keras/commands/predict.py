@@ -5,8 +5,9 @@ import dataclasses
 import sys
 
 from dh_keras.commands.parser import MODEL, CommandParser, any_path, make_main, require_paths
-from dh_keras.errors import DataError
+from dh_keras.errors import DataError, visible
 from dh_keras.paths import to_path
+from dh_keras.run.classes import find_classes
 from dh_keras.run.run_folder import next_free_run
 
 SHOWN_ERRORS = 10
@@ -14,7 +15,10 @@ SHOWN_ERRORS = 10
 
 WORDS = {
     "model": ("MODEL", MODEL),
-    "sources": ("[SOURCE...]", "photographs, videos, folders of them, and patterns such as 'cells/*.jpg'"),
+    "sources": (
+        "[SOURCE...]",
+        "photographs, also http:// and https://, videos, folders of them, and patterns such as 'cells/*.jpg'",
+    ),
 }
 
 
@@ -35,6 +39,16 @@ def make_parser() -> CommandParser:
     parser.add_argument("--resume", action="store_true", help="go on with what --output holds already")
     parser.add_argument("--format", choices=("json", "coco", "csv"), default="json", help="of the predictions")
     parser.add_argument("--annotations", type=any_path, help="COCO JSON that gives the image ids of --format coco")
+    parser.add_argument(
+        "--classes",
+        metavar="NAME,...",
+        help="show and write only these, such as 'red cell,platelet'; the others do not count",
+    )
+    parser.add_argument(
+        "--save-crops",
+        action="store_true",
+        help="write what was found as pictures of its own, in a folder for each class",
+    )
     parser.add_argument("--no-pictures", action="store_true", help="write no drawn pictures and videos")
     return parser
 
@@ -53,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
         format=args.format,
         annotations=args.annotations,
         pictures=not args.no_pictures,
+        crops=args.save_crops,
         model=to_path(args.model),
         overrides=tuple(args.overrides),
     )
@@ -69,8 +84,14 @@ def run(args: argparse.Namespace) -> None:
     detector = Detector.load(args.model, args.overrides)
     if args.score is None:
         settings = dataclasses.replace(settings, score=detector.best_scores)
+    if args.classes is not None:
+        try:
+            settings = dataclasses.replace(settings, classes=find_classes(args.classes, detector.categories))
+        except DataError as error:
+            raise DataError(f"--classes: {error}") from error
     share = f", shard {settings.shard}" if settings.shard.count > 1 else ""
-    print(f"model: {args.model}; {len(paths)} file(s){share}, score above {describe_score(settings.score)}")
+    only = f", only {visible(', '.join(settings.classes))}" if settings.classes else ""
+    print(f"model: {args.model}; {len(paths)} file(s){share}, score above {describe_score(settings.score)}{only}")
     if left_out := describe_left_out(args.sources):
         print(left_out)
     summary = predict_files(detector, paths, args.output, settings, resume=args.resume)

@@ -6,9 +6,16 @@ between segments. TensorFlow is not imported here.
 
 import io
 import struct
+from importlib.util import find_spec
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
+
+# Endings of the files that are taken for images where a folder is given; what is in one is found out when it is read.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"),
+    *((".heic", ".heif") if find_spec("pillow_heif") else ()),
+)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"

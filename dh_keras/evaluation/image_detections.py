@@ -6,7 +6,7 @@ served model returns is a dict with the names of the SavedModel's contract; ever
 Letters: D detections of one image, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +50,13 @@ class ImageDetections:
     def above(self, score: float | Sequence[float]) -> "ImageDetections":
         """Only the detections that score more than `score`, one for all or one for each of the K classes."""
         keep = self.scores > (score if np.isscalar(score) else np.asarray(score)[self.classes])
+        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], classes=self.classes[keep])
+
+    def of_classes(self, names: Collection[str]) -> "ImageDetections":
+        """Only the detections of classes of these names, all if there are none; the K classes stay as they are."""
+        if not names:
+            return self
+        keep = np.array([one.name in names for one in self.known], bool)[self.classes]
         return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], classes=self.classes[keep])
 
     def among(self, known: tuple[Category, ...]) -> "ImageDetections":

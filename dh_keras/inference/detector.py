@@ -21,7 +21,11 @@ from dh_keras.errors import DataError
 from dh_keras.evaluation.coco_metrics import evaluate_found
 from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
 from dh_keras.evaluation.image_detections import ImageDetections
-from dh_keras.inference.photographs import require_image, undecodable
+from dh_keras.inference.photographs import is_path, open_photograph
+from dh_keras.inference.prediction.image_files import detect_images
+from dh_keras.inference.prediction.sources import files_of
+from dh_keras.inference.prediction.stream import detect_stream
+from dh_keras.inference.result import Result
 from dh_keras.inference.served import read_served, split_by_image
 from dh_keras.inference.serving_module import LABELS_FILE, SIGNATURE_FILE, ServingModule
 from dh_keras.modeling.builder import assemble_detector
@@ -50,6 +54,8 @@ class Detector:
         >>> detector = Detector.load("runs/cells")
         >>> for detection in detector("photo.jpg").above(0.5).as_dicts():
         ...     print(detection["category"], detection["score"], detection["box"])
+        >>> for result in detector.predict("photos/"):
+        ...     result.save(f"drawn/{result.path.stem}.png")
     """
 
     # Names of the `HEAD_COMBINATIONS` that `detect_images_by_head` gives, the detector's own first, if there are any.
@@ -117,25 +123,50 @@ class Detector:
         """Wrap a built `DoubleHeadRCNN`; sizes as in `DataConfig`."""
         return ModelDetector(model, categories, min_size=min_size, max_size=max_size)
 
-    def __call__(self, image: str | Path | bytes | BinaryIO | Image.Image | np.ndarray) -> ImageDetections:
+    def __call__(self, image: str | Path | bytes | BinaryIO | Image.Image | np.ndarray) -> Result:
         """Detect in one image.
 
         Args:
-            image: path of a JPEG or PNG file, or of another that Pillow reads; its bytes, or the file opened in binary
-                mode; a PIL image; or decoded RGB pixels uint8 [H, W, 3].
+            image: path of a JPEG or PNG file, or of another that Pillow reads; its address in the web; its bytes, or
+                the file opened in binary mode; a PIL image; or decoded RGB pixels uint8 [H, W, 3].
+
+        Returns:
+            All that was found; `Result.above` leaves what is worth showing.
 
         Raises:
             DataError: naming the file, when it is missing or cannot be decoded.
             ValueError: for anything else, and an array of another shape or dtype.
         """
-        data = require_image(image)
-        if isinstance(data, np.ndarray):
-            return self.detect_images(data[None])[0]
-        try:
-            return self.detect_files([data])[0]
-        except tf.errors.InvalidArgumentError as error:
-            name = str(image) if isinstance(image, str | Path) else str(getattr(image, "name", "image bytes"))
-            raise DataError(undecodable(name, error)) from error
+        photograph = open_photograph(image)
+        [(_, found)] = detect_images(self, [photograph], 1)
+        if isinstance(found, str):
+            raise DataError(found)
+        return Result.of(photograph, found, shown_above=self.best_scores)
+
+    def predict(
+        self, source: Any, *, batch_size: int = 1, on_error: Callable[[DataError], Any] | None = None
+    ) -> Iterator[Result]:
+        """Detect in any number of images, one after the other as they are asked for, so that few are in memory.
+
+        Args:
+            source: what one call takes; a folder or a pattern such as "photos/**/*.jpg", which stand for their images
+                by name; a video, which stands for its frames; pixels uint8 [B, H, W, 3]; or a list or another iterable
+                of all these.
+            batch_size: images that go through the network together, where their sizes allow it.
+            on_error: called for an image that cannot be read, which is left out then; None raises.
+
+        Yields:
+            A result for each image or frame, in their order. `list` keeps them all: without the pixels of files, which
+            are read again when they are asked for, but with what was given as bytes or pixels, or came from the web.
+
+        Raises:
+            DataError: at once, when one path was given and stands for nothing; else when it is the image's turn.
+            ValueError: for what is no image.
+        """
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        source = files_of(source) if is_path(source) else source
+        return detect_stream(self, source, batch_size=batch_size, on_error=on_error)
 
     def detect_files(self, files: Sequence[bytes]) -> list[ImageDetections]:
         """Detect in JPEG or PNG files of any sizes as one batch.

@@ -1,5 +1,7 @@
 """The classes of a detector, and the file that a run and a SavedModel keep them in."""
 
+import csv
+import difflib
 import json
 import unicodedata
 from collections import Counter
@@ -54,6 +56,24 @@ def _read_class(row: dict) -> Category:
     if not isinstance(name, str) or not is_utf8(name):
         raise ValueError(f"the name {name!r:.40} is no text")
     return Category(number, name)
+
+
+def find_classes(text: str, categories: Sequence[Category]) -> tuple[str, ...]:
+    """Read names of classes with commas between them; a name with a comma in it stands in quotation marks.
+
+    Raises:
+        DataError: naming the first that is none of the categories, and the nearest that is.
+    """
+    known = [category.name for category in categories]
+    names = next(csv.reader(text.splitlines(), skipinitialspace=True), [])
+    for name in names:
+        if name not in known:
+            folded = {one.casefold(): one for one in known}
+            near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.0)
+            raise DataError(f"there is no class {name!r}; did you mean {folded[near[0]]!r}?")
+    if not names:
+        raise DataError("expected names of classes with commas between them, such as car,dog")
+    return tuple(names)
 
 
 def class_labels(names: Sequence[str]) -> list[str]:

@@ -47,6 +47,8 @@ class PredictionSettings:
         format: "json", "coco" or "csv".
         annotations: COCO JSON that gives the ids of the format "coco".
         pictures: whether a drawn picture or video is written for each file.
+        crops: whether a picture of each object is written.
+        classes: names of those that count; without any, all.
         model: the model's folder, for the record.
         overrides: changes to its config.
 
@@ -60,6 +62,8 @@ class PredictionSettings:
     format: str = "json"
     annotations: Path | None = None
     pictures: bool = True
+    crops: bool = False
+    classes: tuple[str, ...] = ()
     model: Path | None = None
     overrides: tuple[str, ...] = ()
 
@@ -91,6 +95,9 @@ class PredictionSettings:
             "annotations": None if self.annotations is None else str(self.annotations),
             "annotations_digest": None if self.annotations is None else file_digest([self.annotations]),
             "pictures": self.pictures,
+            # None as in folders from before there were these two.
+            "crops": self.crops or None,
+            "classes": sorted(self.classes) or None,
             "files": len(paths),
             "files_digest": hashlib.sha256(b"\n".join(os.fsencode(str(path)) for path in paths)).hexdigest(),
             "shard": str(self.shard),
@@ -123,6 +130,8 @@ _NAMES = {
     "format": ("--format", "format"),
     "annotations_digest": ("--annotations", "annotations"),
     "pictures": ("pictures", "pictures"),
+    "crops": ("--save-crops", "crops"),
+    "classes": ("--classes", "classes"),
     "files": ("the number of files", "files"),
     "files_digest": ("the files or their order", "files"),
     "shard": ("--shard", "shard"),

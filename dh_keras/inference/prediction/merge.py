@@ -38,7 +38,7 @@ def merge_predictions(shards: Sequence[Path], output: str | Path) -> Summary:
 def _check_settings(folders: Sequence[PredictionFolder]) -> None:
     first = folders[0]
     for folder in folders[1:]:
-        difference = find_difference(first.settings, folder.settings, ignore=("shard", "pictures"))
+        difference = find_difference(first.settings, folder.settings, ignore=("shard", "pictures", "crops"))
         if difference:
             raise DataError(f"{folder.path}: differs from {first.path} in {difference}; merge shards of one prediction")
     annotations = first.settings["annotations"]

@@ -18,7 +18,7 @@ from dh_keras.inference.prediction.image_files import (
     describe_image,
     detect_images,
     read_images,
-    save_picture,
+    save_pictures,
 )
 from dh_keras.inference.prediction.result_files import CocoIds, Summary, read_errors, write_results
 from dh_keras.inference.prediction.sources import Item, plan_chunks, plan_items
@@ -129,10 +129,10 @@ class _Work:
             if isinstance(result, str):
                 rows[file.item.index] = self._error_row(file.item, result)
                 continue
-            rows[file.item.index] = self._image_row(file, result)
-            if self.settings.pictures:
-                arguments = (file, result, self.settings.score, self.folder.path)
-                pictures.append(self.threads.submit(save_picture, *arguments))
+            wanted = result.of_classes(self.settings.classes)
+            rows[file.item.index] = self._image_row(file, wanted)
+            if self.settings.pictures or self.settings.crops:
+                pictures.append(self.threads.submit(save_pictures, file, wanted, self.settings, self.folder.path))
         return [rows[item.index] for item in items], pictures
 
     def _error_row(self, item: Item, error: str) -> dict[str, Any]:
@@ -147,10 +147,8 @@ class _Work:
         return {"index": file.item.index, **describe_image(file.item.path, file.size, found)}
 
     def _video_rows(self, item: Item) -> Iterator[dict[str, Any]]:
-        drawn = self.folder.path / f"{item.picture}.mp4" if self.settings.pictures else None
-        options = {"score": self.settings.score, "batch_size": self.settings.batch_size}
         summary = Summary()
-        for row in detect_video(self.detector, item.path, drawn, **options):
+        for row in detect_video(self.detector, item, self.settings, self.folder.path):
             summary.add(row)
             yield {"index": item.index, **row}
         if self.tells:

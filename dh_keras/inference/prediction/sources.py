@@ -6,15 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
+from dh_keras.data.image_opening import IMAGE_SUFFIXES
 from dh_keras.errors import DataError, reason_of
+from dh_keras.inference.web import is_web_address, to_file
 from dh_keras.paths import absolute, matching, to_path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
-if find_spec("pillow_heif"):
-    IMAGE_SUFFIXES += (".heic", ".heif")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 
 # Images whose results are written together, and lost together when a run is killed.
@@ -40,8 +38,8 @@ class Item:
 
     @property
     def is_video(self) -> bool:
-        """Whether the name is that of a video."""
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        """Whether it is a video by its name; in the web there are photographs only."""
+        return is_video(self.path)
 
 
 @dataclass(frozen=True)
@@ -82,18 +80,24 @@ class Shard:
         return cls(int(match[1]), int(match[2]))
 
 
+def is_video(path: Path) -> bool:
+    """See `Item.is_video`."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not is_web_address(path)
+
+
 def list_sources(sources: Iterable[str | Path], list_file: str | Path | None = None) -> list[Path]:
     """Files that sources stand for, each once, in the order in which they are first named.
 
     Args:
-        sources: files; folders, which stand for the images directly in them, by name, without hidden ones; and
-            patterns such as "photos/**/*.jpg", which stand for the images and videos they match, by name.
+        sources: files, and addresses of photographs in the web; folders, which stand for the images directly in them,
+            by name, without hidden ones; and patterns such as "photos/**/*.jpg", which stand for the images and videos
+            they match, by name.
         list_file: a text file with the path of a file in each line, relative to the working directory.
 
     Raises:
         DataError: naming the first source that stands for nothing.
     """
-    found = [path for source in sources for path in _expand(source)]
+    found = [path for source in sources for path in files_of(source)]
     if list_file is not None:
         found += _read_list(to_path(list_file))
     if not found:
@@ -106,7 +110,7 @@ def list_sources(sources: Iterable[str | Path], list_file: str | Path | None = N
 
 def describe_left_out(sources: Iterable[str | Path]) -> str | None:
     """One line about the files of folders that `list_sources` leaves out, by their endings; None without any."""
-    folders = [path for path in map(to_path, sources) if path.is_dir()]
+    folders = [path for path in map(to_file, sources) if not is_web_address(path) and path.is_dir()]
     others = [file for folder in folders for file in _inside(folder, images=False)]
     if not others:
         return None
@@ -124,8 +128,11 @@ def _inside(folder: Path, *, images: bool) -> list[Path]:
     return sorted(one for one in shown if (one.suffix.lower() in IMAGE_SUFFIXES) == images and not one.is_dir())
 
 
-def _expand(source: str | Path) -> list[Path]:
-    path = to_path(source)
+def files_of(source: str | Path) -> list[Path]:
+    """Files that one source stands for; see `list_sources`."""
+    path = to_file(source)
+    if is_web_address(source):
+        return [path]
     if path.is_dir():
         inside = _inside(path, images=True)
         if not inside:
@@ -151,8 +158,8 @@ def _read_list(path: Path) -> list[Path]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DataError(f"--list {path}: cannot be read: {reason}; expected the path of a file in each line") from error
-    named = [(number, to_path(line.strip())) for number, line in enumerate(lines, start=1) if line.strip()]
-    missing = [(number, one) for number, one in named if not one.is_file()]
+    named = [(number, to_file(line.strip())) for number, line in enumerate(lines, start=1) if line.strip()]
+    missing = [(number, one) for number, one in named if not is_web_address(one) and not one.is_file()]
     if missing:
         number, one = missing[0]
         raise DataError(
@@ -166,7 +173,7 @@ def _read_list(path: Path) -> list[Path]:
 def plan_items(paths: Sequence[Path], shard: Shard) -> list[Item]:
     """Items of a shard; their indices and picture names do not depend on the shard."""
     taken: set[str] = set()
-    items = [Item(index, path, _free_name(path.stem, taken)) for index, path in enumerate(paths)]
+    items = [Item(index, path, free_name(path.stem, taken)) for index, path in enumerate(paths)]
     return items[shard.number - 1 :: shard.count]
 
 
@@ -181,7 +188,7 @@ def plan_chunks(items: Sequence[Item]) -> list[list[Item]]:
     return chunks
 
 
-def _free_name(stem: str, taken: set[str]) -> str:
+def free_name(stem: str, taken: set[str]) -> str:
     """A name that a file system takes and no earlier file has, also where capitals do not count."""
     stem = os.fsencode(stem).decode(errors="replace")
     stem = stem.encode()[:_PICTURE_NAME_BYTES].decode(errors="ignore")

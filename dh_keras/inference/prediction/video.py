@@ -3,20 +3,26 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from dh_keras.errors import DataError, WriteError
 from dh_keras.files import is_utf8, replaced_file
-from dh_keras.inference.detector import Detector
 from dh_keras.inference.drawing import draw_detections
+from dh_keras.inference.photographs import Photograph
+from dh_keras.inference.prediction.crops import write_crops
+from dh_keras.inference.prediction.folder import PredictionSettings
 from dh_keras.inference.prediction.image_files import describe_image
+from dh_keras.inference.prediction.sources import Item
 from dh_keras.paths import local_file
+
+if TYPE_CHECKING:
+    from dh_keras.inference.detector import Detector
 
 DEFAULT_RATE = 25.0
 # The count of frames in a file's header is an estimate; a video that ends earlier than this is cut off.
@@ -55,8 +61,8 @@ class VideoReader:
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = round(rate, 3) if math.isfinite(rate) and 0.1 <= rate <= 1000 else DEFAULT_RATE
 
-    def __iter__(self) -> Iterator[tuple[int, float, np.ndarray]]:
-        """Frame index from 0, its time in seconds, and upright RGB pixels uint8 [H, W, 3].
+    def __iter__(self) -> Iterator[Photograph]:
+        """Frames, as upright pixels.
 
         Raises:
             DataError: behind the last frame, when there are fewer than the header says.
@@ -68,7 +74,9 @@ class VideoReader:
                 break
             stamp = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1000
             time = stamp if index == 0 or stamp > time else time + 1 / self.rate
-            yield index, round(time, 6), self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB)
+            pixels = self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB)
+            where = {"name": str(self.path), "path": self.path, "frame": index, "time": round(time, 6)}
+            yield Photograph(data=pixels, size=pixels.shape[:2], **where)
             index += 1
         self._capture.release()
         self._file.close()
@@ -118,16 +126,15 @@ class VideoWriter:
 
 
 def detect_video(
-    detector: Detector, path: Path, drawn: Path | None, *, score: float | Sequence[float], batch_size: int
+    detector: "Detector", item: Item, settings: PredictionSettings, output: Path
 ) -> Iterator[dict[str, Any]]:
     """Detect in every frame.
 
     Args:
         detector: a loaded detector.
-        path: the video.
-        drawn: the video to write, .mp4, or None; it appears when it is complete.
-        score: detections that score more than this are drawn and returned.
-        batch_size: frames that go through the network together.
+        item: the video.
+        settings: of the prediction.
+        output: its folder; the drawn video appears there when it is complete, and crops frame by frame.
 
     Yields:
         Entries of `predictions.json` with `frame` (from 0) and `time` (seconds); where the video cannot be decoded, or
@@ -135,31 +142,35 @@ def detect_video(
     """
     with contextlib.ExitStack() as stack:
         try:
-            reader = VideoReader(path)
+            reader = VideoReader(item.path)
             frames = iter(reader)
-            bar = stack.enter_context(tqdm(total=reader.count or None, unit="frame", desc=path.name, leave=False))
+            bar = stack.enter_context(tqdm(total=reader.count or None, unit="frame", desc=item.path.name, leave=False))
             writer = None
-            if drawn is not None:
-                writer = VideoWriter(stack.enter_context(replaced_file(drawn)), reader.rate)
+            if settings.pictures:
+                writer = VideoWriter(stack.enter_context(replaced_file(output / f"{item.picture}.mp4")), reader.rate)
                 stack.callback(writer.close)
-            while batch := list(islice(frames, batch_size)):
-                for row in _detect_frames(detector, path, batch, writer, score):
+            while batch := list(islice(frames, settings.batch_size)):
+                for row in _detect_frames(detector, item, batch, writer, settings, output):
                     yield row
                     bar.update()
         except DataError as error:
-            yield {"file": str(path), "error": str(error)}
+            yield {"file": str(item.path), "error": str(error)}
 
 
 def _detect_frames(
-    detector: Detector,
-    path: Path,
-    batch: list[tuple[int, float, np.ndarray]],
+    detector: "Detector",
+    item: Item,
+    batch: list[Photograph],
     writer: VideoWriter | None,
-    score: float | Sequence[float],
+    settings: PredictionSettings,
+    output: Path,
 ) -> Iterator[dict[str, Any]]:
-    results = detector.detect_images(np.stack([pixels for _, _, pixels in batch]))
-    for (frame, time, pixels), result in zip(batch, results, strict=True):
+    results = detector.detect_images(np.stack([frame.data for frame in batch]))
+    for frame, every_class in zip(batch, results, strict=True):
+        result = every_class.of_classes(settings.classes)
+        found = result.above(settings.score)
         if writer is not None:
-            writer.write(draw_detections(pixels, result, score_threshold=score))
-        row = describe_image(path, pixels.shape[:2], result.above(score))
-        yield {"file": row.pop("file"), "frame": frame, "time": time, **row}
+            writer.write(draw_detections(frame.data, result, score_threshold=settings.score))
+        if settings.crops:
+            write_crops(frame.data, found, output, f"{item.picture}/{frame.frame:06d}-")
+        yield describe_image(item.path, frame.size, found, frame=frame.frame, time=frame.time)

@@ -84,7 +84,7 @@ def test_only_images_of_one_canvas_go_through_the_network_together(images):
             return ["found"] * len(files)
 
     sizes = [(120, 150), (150, 120), (121, 151), (120, 150), (120, 150), (60, 150)]
-    files = [ImageFile(Item(n, images[0], str(n)), b"", size) for n, size in enumerate(sizes)]
+    files = [ImageFile(item=Item(n, images[0], str(n)), data=b"", size=size) for n, size in enumerate(sizes)]
     found = list(detect_images(Spy(), files, 3))
     assert batches == [3, 1, 1, 1]
     assert sorted(image.item.index for image, _ in found) == list(range(6))
@@ -261,7 +261,7 @@ def test_an_interrupted_picture_leaves_no_part(images, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr("dh_keras.inference.prediction.predict_files.save_picture", fail)
+    monkeypatch.setattr("dh_keras.inference.prediction.predict_files.save_pictures", fail)
     with contextlib.suppress(OSError):
         predict_files(FakeDetector(), images[:2], tmp_path / "out", replace(BATCHES, pictures=True))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["settings.json"]

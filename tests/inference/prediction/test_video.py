@@ -15,7 +15,7 @@ from dh_keras.inference.prediction.video import VideoReader, VideoWriter
 
 
 def frames_of(path):
-    return [frame for _, _, frame in VideoReader(path)]
+    return [frame.data for frame in VideoReader(path)]
 
 
 def test_every_frame_has_a_row_with_its_time_and_is_drawn(detector, video, images, tmp_path):
@@ -110,7 +110,7 @@ def test_frames_of_a_film_that_says_it_is_turned_are_upright(tmp_path):
     matrix = data.index(b"tkhd") + 44  # nine numbers of 16.16 and 2.30 bits, behind times, layer and volume
     struct.pack_into(">9i", data, matrix, 0, 1 << 16, 0, -1 << 16, 0, 0, 96 << 16, 0, 1 << 30)  # a quarter clockwise
     turned.write_bytes(data)
-    [(_, _, pixels), *rest] = VideoReader(turned)
+    pixels, *rest = frames_of(turned)
     assert len(rest) == 2
     assert pixels.shape == (128, 96, 3)
     top, bottom = pixels[16:48].mean(axis=(0, 1)), pixels[80:112].mean(axis=(0, 1))

@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".mpo", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+from dh_keras.data.image_opening import IMAGE_SUFFIXES
 
 
 def files_below(folder: Path) -> list[Path]:
