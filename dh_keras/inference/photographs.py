@@ -107,15 +107,19 @@ def read_image_file(path: str | Path) -> bytes:
     Raises:
         DataError: naming the file, when it cannot be read, is empty or no image.
     """
+    data = fetch(str(path)) if is_web_address(path) else _read_bytes(to_path(path))
+    if not data:
+        raise DataError(f"{path}: the file is empty; expected a JPEG or PNG image")
+    return as_jpeg_or_png(data, str(path))
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
-        data = fetch(str(path)) if is_web_address(path) else to_path(path).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
     except ValueError as error:  # a zero byte in the name
         raise DataError(f"{path}: cannot be read: {error}") from error
-    if not data:
-        raise DataError(f"{path}: the file is empty; expected a JPEG or PNG image")
-    return as_jpeg_or_png(data, str(path))
 
 
 def read_image(path: str | Path) -> np.ndarray:
