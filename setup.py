@@ -8,6 +8,7 @@ EXTRAS = {
     "serving": ["tensorflow-serving-api>=2.20,<2.21"],
     "demo": ["gradio>=6,<7"],
     "formats": ["globox>=2.9,<3"],
+    "supervision": ["supervision>=0.31,<1"],  # older ones bring an OpenCV in the place of the one below
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.27,<2"],
 }
 EXTRAS["test"] = [
@@ -23,6 +24,7 @@ EXTRAS["test"] = [
     *EXTRAS["serving"],
     *EXTRAS["demo"],
     *EXTRAS["formats"],
+    *EXTRAS["supervision"],
 ]
 
 setup(

@@ -1,13 +1,8 @@
 """The page on the detector as a Keras model: its code runs from top to bottom."""
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow as tf
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "keras.md"
 
 
 @pytest.fixture
@@ -19,10 +14,9 @@ def without_graphs():
 
 
 @pytest.mark.usefixtures("without_graphs")
-def test_the_code_of_the_page_runs_with_a_smaller_model(tmp_path, tiny_overrides, monkeypatch):
+def test_the_code_of_the_page_runs_with_a_smaller_model(tmp_path, tiny_overrides, monkeypatch, python_blocks):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    code = "\n".join(blocks)
+    code = "\n".join(python_blocks("keras.md"))
     assert code.count('load_config("shapes_tiny")') == 1
     names = {}
     exec(code.replace('load_config("shapes_tiny")', f"load_config(overrides={[*tiny_overrides]!r})"), names)
