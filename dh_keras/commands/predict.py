@@ -3,12 +3,13 @@
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 
 from dh_keras.commands.parser import MODEL, CommandParser, any_path, make_main, require_paths
 from dh_keras.errors import DataError, visible
 from dh_keras.paths import to_path
-from dh_keras.run.classes import find_classes
-from dh_keras.run.run_folder import next_free_run
+from dh_keras.run.classes import Category, find_classes, read_classes
+from dh_keras.run.run_folder import CLASSES_FILE, is_run_folder, next_free_run
 
 SHOWN_ERRORS = 10
 
@@ -76,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
     args.output = args.output or next_free_run(".", "predictions")
     if not args.resume:
         require_new_folder(args.output, CHOOSE_OR_RESUME)
+    if is_run_folder(settings.model):
+        _wanted(args, read_classes(settings.model / CLASSES_FILE))  # before TensorFlow is loaded
 
     from dh_keras.inference.detector import Detector
     from dh_keras.inference.drawing import describe_score
@@ -84,11 +87,7 @@ def run(args: argparse.Namespace) -> None:
     detector = Detector.load(args.model, args.overrides)
     if args.score is None:
         settings = dataclasses.replace(settings, score=detector.best_scores)
-    if args.classes is not None:
-        try:
-            settings = dataclasses.replace(settings, classes=find_classes(args.classes, detector.categories))
-        except DataError as error:
-            raise DataError(f"--classes: {error}") from error
+    settings = dataclasses.replace(settings, classes=_wanted(args, detector.categories))
     share = f", shard {settings.shard}" if settings.shard.count > 1 else ""
     only = f", only {visible(', '.join(settings.classes))}" if settings.classes else ""
     print(f"model: {args.model}; {len(paths)} file(s){share}, score above {describe_score(settings.score)}{only}")
@@ -103,6 +102,16 @@ def run(args: argparse.Namespace) -> None:
         print(f"error: and {len(summary.errors) - SHOWN_ERRORS} more", file=sys.stderr)
     if summary.errors:
         sys.exit(1)
+
+
+def _wanted(args: argparse.Namespace, categories: Sequence[Category]) -> tuple[str, ...]:
+    """Names that --classes gives."""
+    if args.classes is None:
+        return ()
+    try:
+        return find_classes(args.classes, categories)
+    except DataError as error:
+        raise DataError(f"--classes: {error}") from error
 
 
 main = make_main(make_parser, run)
