@@ -5,7 +5,7 @@ import importlib
 import io
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Photograph:
         time: of the frame, seconds.
     """
 
-    data: bytes | np.ndarray
+    data: bytes | np.ndarray = field(repr=False)
     size: tuple[int, int]
     name: str = "image bytes"
     path: Path | None = None

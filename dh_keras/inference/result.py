@@ -5,7 +5,7 @@ Letters: D detections of one image, K classes.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ class Result(ImageDetections):
         >>> result.save(f"drawn/{result.path.stem}.png")
     """
 
-    source: Path | bytes | np.ndarray
+    source: Path | bytes | np.ndarray = field(repr=False)
     size: tuple[int, int]
     shown_above: float | tuple[float, ...]
     path: Path | None = None

@@ -103,6 +103,7 @@ def test_the_pixels_of_a_file_are_read_again_and_those_of_anything_else_kept(det
     assert [result.path for result in results] == [path, path, None, None, None, None]
     for result in results:
         np.testing.assert_array_equal(result.image, pixels)
+        assert len(repr(result)) < 1000
     assert not any(isinstance(value, bytes | np.ndarray) and len(value) > 9 for value in vars(results[0]).values())
     write_scene(path, 130, 70)
     with pytest.raises(DataError, match=r"photo\.png: is another image than the one that was detected in"):

@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         if name == "/slow.png":
             for byte in data:
                 self.wfile.write(bytes([byte]))
-                time.sleep(0.02)
+                time.sleep(0.1)
         else:
             self.wfile.write(data)
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from dh_keras.commands import predict
 from dh_keras.errors import DataError
+from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.inference.detector import Detector
-from dh_keras.inference.prediction.crops import class_folders, cut_out
+from dh_keras.inference.prediction.crops import class_folders, cut_out, write_crops
 from dh_keras.inference.prediction.folder import PredictionSettings
 from dh_keras.inference.prediction.merge import merge_predictions
 from dh_keras.inference.prediction.predict_files import predict_files
@@ -77,6 +78,15 @@ def test_folders_of_classes_are_names_that_a_file_system_takes():
     assert folders[:7] == ["car", "Car-2", "and_or", "_..", "_", "_.hidden", "a\\nb"]
     assert len({name.casefold() for name in folders}) == len(names)
     assert max(map(len, folders)) < 120
+
+
+def test_no_name_of_a_class_leads_out_of_the_folder(tmp_path):
+    known = (Category(1, "../../up"), Category(2, "/"))
+    boxes, scores = np.float32([[0, 0, 2, 3], [1, 1, 4, 4]]), np.float32([0.9, 0.8])
+    found = ImageDetections(boxes=boxes, scores=scores, classes=np.array([0, 1]), known=known)
+    write_crops(scene(6, 9), found, tmp_path / "a" / "out", "photo-")
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
+    assert files == ["a/out/crops/_.._.._up/photo-1.png", "a/out/crops/_/photo-2.png"]
 
 
 def test_only_the_classes_that_count_are_written_and_drawn(photographs, tmp_path):
