@@ -21,7 +21,7 @@ _PUBLIC = {
     "Detector": "dh_keras.inference.detector",
     "export_saved_model": "dh_keras.serving.export",
     "import_checkpoint": "dh_keras.pretrained.importer",
-    "train": "dh_keras.training.loop",
+    "train": "dh_keras.reports.training",
 }
 __all__ = sorted(_PUBLIC)
 
@@ -45,7 +45,7 @@ _SAVED = {
         "SyncBatchNormalization",
         "UpBlock",
     ),
-    "dh_keras.modeling.optimizer": ("RecipeSGD",),
+    "dh_keras.modeling.optimizer": ("RecipeAdamW", "RecipeSGD"),
     "dh_keras.training.schedule": ("WarmupStepSchedule",),
 }
 

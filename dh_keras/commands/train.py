@@ -6,7 +6,7 @@ from dh_keras.commands.parser import CommandParser, add_data_options, any_path, 
 from dh_keras.config.load import DEFAULT_CONFIG, load_config
 from dh_keras.errors import ConfigError
 from dh_keras.run.run_folder import CONFIG_FILE, next_free_run, open_run
-from dh_keras.training.workers.cluster import prepare_environment, read_cluster
+from dh_keras.training.workers.cluster import prepare_environment
 
 # Options for what everybody changes: type, help, and the keys that they stand for.
 SHORT = {
@@ -66,23 +66,16 @@ def run(args: argparse.Namespace) -> None:
     print(f"run folder: {output}")
     if args.strategy == "multi_worker":
         prepare_environment()
-    from dh_keras.pretrained.fetch import published_run
-    from dh_keras.reports.run_data import names_validation
-    from dh_keras.reports.run_report import analyze_run
-    from dh_keras.training.loop import train  # after the arguments are known to be good: TensorFlow takes seconds
+    from dh_keras.reports.training import train  # after the arguments are known to be good: TensorFlow takes seconds
 
-    trained = train(
+    train(
         config,
         output=output,
         strategy=args.strategy,
         resume=args.resume,
-        init=args.init and published_run(args.init),
+        init=args.init,
         worker_timeout=args.worker_timeout,
     )
-    if args.strategy == "multi_worker" and read_cluster().index > 0:
-        return
-    if names_validation(trained.config.data):
-        analyze_run(trained.path)
 
 
 main = make_main(make_parser, run)

@@ -5,6 +5,7 @@ from typing import Any
 from dh_keras.config.options import is_finite, options
 from dh_keras.config.schema import (
     HUB_PREFIX,
+    MOST_ADAMW_LR,
     MOST_JITTER,
     RESNET,
     BackboneConfig,
@@ -32,6 +33,7 @@ def validate_config(config: Config) -> None:
     _validate_backbone(config.model.backbone)
     _validate_model(config.model)
     _validate_length(config.train)
+    _validate_optimizer(config.train)
     _validate_data(config.data)
     _validate_data_files(config.data)
 
@@ -95,6 +97,21 @@ def _validate_length(train: TrainConfig) -> None:
         "train.drops",
         f"rising numbers from 1 to train.{unit} ({length})",
         train.drops,
+    )
+
+
+def _validate_optimizer(train: TrainConfig) -> None:
+    _require(
+        train.schedule != "cosine" or not train.drops, "train.drops", "none with train.schedule cosine", train.drops
+    )
+    if train.optimizer != "adamw":
+        return
+    _require(train.momentum < 1, "train.momentum", "a number below 1 with train.optimizer adamw", train.momentum)
+    _require(
+        train.lr <= MOST_ADAMW_LR,
+        "train.lr",
+        f"at most {MOST_ADAMW_LR} with train.optimizer adamw, such as 0.0002",
+        train.lr,
     )
 
 

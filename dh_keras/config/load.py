@@ -31,7 +31,7 @@ def load_config(
     """Read a YAML file, apply `key=value` overrides, fill in defaults, resolve and validate.
 
     A file that says how long to train, in `train.epochs` or `train.steps`, takes no default for the other one and for
-    `train.drops`.
+    `train.drops`; one that gives a cosine takes none for `train.drops`, and an override that gives one removes them.
 
     Args:
         path: a YAML file, or the name of a ready one with or without `configs/` and `.yaml`, such as "shapes_tiny";
@@ -136,10 +136,12 @@ def _explain_yaml(error: Exception) -> str:
 
 
 def _defaults_beside(tree: Any) -> Any:
-    """The schema's defaults; without the length of training and its drops where a file gives a length."""
+    """The schema's defaults; without the length and the drops where a file gives a length, or drops with a cosine."""
     defaults, train = OmegaConf.structured(Config), OmegaConf.to_container(tree).get("train")
     if isinstance(train, dict) and train.keys() & {"epochs", "steps"}:
         defaults.train.steps, defaults.train.drops = None, []
+    if isinstance(train, dict) and train.get("schedule") == "cosine":
+        defaults.train.drops = []
     return defaults
 
 
@@ -155,7 +157,10 @@ def _complete(tree: Any, overrides: Sequence[str]) -> Config:
             raise ConfigError(f"override {override!r:.100}: {_first_line(error)}") from error
         tree = _merge(tree, change, f"override {override!r:.100}")
     if overrides:
-        tree = _follow_length(given, tree, {override.partition("=")[0] for override in overrides})
+        keys = {override.partition("=")[0] for override in overrides}
+        tree = _follow_length(given, tree, keys)
+        if "train.schedule" in keys and tree.train.schedule == "cosine" and "train.drops" not in keys:
+            tree = OmegaConf.merge(tree, {"train": {"drops": []}})
     try:
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:  # ${a key that is not there}

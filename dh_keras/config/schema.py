@@ -19,6 +19,7 @@ MOST = 1_000_000
 MOST_PIXELS = 16384
 MOST_STEPS = 10**12
 MOST_JITTER = 10.0
+MOST_ADAMW_LR = 0.005  # a step changes every weight by about this, whatever its gradient
 AUGMENTATIONS = ("none", "flip", "multi_scale", "randaugment", "autoaugment_v0")
 # Where files are, which may differ from machine to machine; their content is compared where it matters.
 IMAGENET_PIXELS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375]}
@@ -309,14 +310,19 @@ class TrainConfig:
         epochs: passes over the training images; null when `steps` is given.
         steps: optimiser steps; null when `epochs` is given. A file that gives either takes no default for the other
             and for drops.
+        optimizer: "sgd", or "adamw", whose learning rate is about how far a weight moves in a step: it wants a
+            hundredth of SGD's.
+        schedule: of the learning rate after the warm-up: "steps", which are the drops, or "cosine", which falls to 0 at
+            the end of training. A file or an override that gives cosine takes no drops.
         drops: when the learning rate is multiplied by drop_factor, in the unit that is given (epochs or steps).
         drop_factor: see drops.
         lr: learning rate for a global batch of base_batch_size; scaled linearly with the images of a step.
         base_batch_size: see lr.
         warmup_steps: steps of linear warm-up.
         warmup_factor: share of the learning rate that the warm-up starts from.
-        momentum: of SGD.
-        l2: added to the gradient as l2 * weight, before momentum.
+        momentum: of SGD; beta_1 of AdamW, the share of the mean gradient that it keeps.
+        l2: added to the gradient as l2 * weight, before momentum; with adamw the weight decay, which takes
+            lr * l2 * weight away in every step.
         bias_lr_factor: biases (of convolutions and fully connected layers, and the offsets of trainable norms) learn
             with so many times the learning rate; the authors' recipe has 2.
         bias_l2: l2 of these biases; null takes l2, the authors' recipe has 0.
@@ -342,6 +348,8 @@ class TrainConfig:
 
     epochs: int | None = option(None, above=0, most=MOST_STEPS)
     steps: int | None = option(180_000, above=0, most=MOST_STEPS)
+    optimizer: str = option("sgd", choices=("sgd", "adamw"))
+    schedule: str = option("steps", choices=("steps", "cosine"))
     drops: list[int] = option([120_000, 160_000])
     drop_factor: float = option(0.1, least=0, most=1)
     lr: float = option(0.01, above=0, most=1e38)

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as the published recipes use it."""
+"""The optimizers of a training: stochastic gradient descent as the published recipes use it, and AdamW."""
 
 from typing import Any
 
@@ -12,8 +12,49 @@ from dh_keras.modeling.keras_hooks import TakesSummedGradients, slot_of
 BIAS_NAMES = ("bias", "beta")
 
 
+class _Recipe(TakesSummedGradients):
+    """Goes before a Keras optimizer's class: clips gradients by their norm, and has biases learn and decay otherwise.
+
+    Gradients are those of all replicas together; when any is not finite, no weight and no slot changes.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        *,
+        l2: float = 0.0,
+        bias_lr_factor: float = 1.0,
+        bias_l2: float | None = None,
+        clip_norm: float | None = None,
+        **kwargs: Any,
+    ):
+        kwargs.pop("global_clipnorm", None)
+        super().__init__(learning_rate, global_clipnorm=clip_norm, **kwargs)
+        self.l2 = l2
+        self.bias_lr_factor = bias_lr_factor
+        self.bias_l2 = l2 if bias_l2 is None else bias_l2
+
+    def build(self, variables: list[Any]) -> None:
+        """Create the slots, and find out which variables are biases: those that their layer calls so."""
+        super().build(variables)
+        self._are_biases = [variable.name in BIAS_NAMES for variable in variables]
+
+    def rate_and_decay(self, variable: Any, learning_rate: Any) -> tuple[tf.Tensor, float]:
+        """The learning rate of one variable, in its type, and its l2."""
+        factor, l2 = 1.0, self.l2
+        if slot_of(self, self._are_biases, variable):
+            factor, l2 = self.bias_lr_factor, self.bias_l2
+        return tf.cast(factor * learning_rate, variable.dtype), l2
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        config = super().get_config()
+        own = {name: getattr(self, name) for name in ("l2", "bias_lr_factor", "bias_l2")}
+        return {**config, **own, "clip_norm": config.pop("global_clipnorm")}
+
+
 @keras.saving.register_keras_serializable(package="dh_keras")
-class RecipeSGD(TakesSummedGradients, keras.optimizers.SGD):
+class RecipeSGD(_Recipe, keras.optimizers.SGD):
     """SGD with PyTorch's momentum, L2 decay on the gradient, and clipping of the gradient.
 
     velocity = momentum * velocity + (gradient + l2 * weight); weight -= learning_rate * velocity. Keras keeps the
@@ -29,34 +70,13 @@ class RecipeSGD(TakesSummedGradients, keras.optimizers.SGD):
         clip_norm: largest global norm of the gradients; None does not clip.
     """
 
-    def __init__(
-        self,
-        learning_rate: Any,
-        *,
-        momentum: float = 0.9,
-        l2: float = 0.0,
-        bias_lr_factor: float = 1.0,
-        bias_l2: float | None = None,
-        clip_norm: float | None = None,
-        name: str = "recipe_sgd",
-        **kwargs: Any,
-    ):
-        kwargs.pop("global_clipnorm", None)
-        super().__init__(learning_rate, momentum=momentum, global_clipnorm=clip_norm, name=name, **kwargs)
-        self.l2 = l2
-        self.bias_lr_factor = bias_lr_factor
-        self.bias_l2 = l2 if bias_l2 is None else bias_l2
-
-    def build(self, variables: list[Any]) -> None:
-        """Create the velocities, and find out which variables are biases: those that their layer calls so."""
-        super().build(variables)
-        self._are_biases = [variable.name in BIAS_NAMES for variable in variables]
+    def __init__(self, learning_rate: Any, *, momentum: float = 0.9, name: str = "recipe_sgd", **kwargs: Any):
+        super().__init__(learning_rate, momentum=momentum, name=name, **kwargs)
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
         """Update one variable and its velocity, unless the learning rate is not finite."""
-        finite, factor, l2 = tf.math.is_finite(learning_rate), 1.0, self.l2
-        if slot_of(self, self._are_biases, variable):
-            factor, l2 = self.bias_lr_factor, self.bias_l2
+        finite = tf.math.is_finite(learning_rate)
+        rate, l2 = self.rate_and_decay(variable, tf.where(finite, learning_rate, 0.0))
         gradient = tf.cast(gradient, variable.dtype) + l2 * tf.convert_to_tensor(variable)
         velocity = 0.0
         if self.momentum:
@@ -66,23 +86,67 @@ class RecipeSGD(TakesSummedGradients, keras.optimizers.SGD):
         gradient = tf.where(finite, gradient, velocity)
         if self.momentum:
             self.assign(slot, gradient)
-        rate = factor * tf.where(finite, learning_rate, 0.0)
-        self.assign_sub(variable, tf.cast(rate, variable.dtype) * gradient)
+        self.assign_sub(variable, rate * gradient)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        config = super().get_config()
-        own = {name: getattr(self, name) for name in ("l2", "bias_lr_factor", "bias_l2")}
-        return {**config, **own, "clip_norm": config.pop("global_clipnorm")}
+
+@keras.saving.register_keras_serializable(package="dh_keras")
+class RecipeAdamW(_Recipe, keras.optimizers.Adam):
+    """Keras' AdamW, with the biases, the clipping and the sums over replicas of `RecipeSGD`.
+
+    weight -= learning_rate * (l2 * weight + mean / (deviation + epsilon)), where mean and deviation are the running
+    ones of the clipped gradient, corrected for their start at zero.
+
+    Args:
+        learning_rate: number or schedule; about how far a weight moves in a step, whatever its gradient.
+        beta_1: share of the running mean that is kept.
+        l2: weight decay of every trainable variable but biases, apart from the gradient.
+        bias_lr_factor, bias_l2, clip_norm: as for `RecipeSGD`.
+        **kwargs: of `keras.optimizers.Adam`, which sets beta_2 and epsilon.
+    """
+
+    def __init__(self, learning_rate: Any, *, name: str = "recipe_adamw", **kwargs: Any):
+        super().__init__(learning_rate, name=name, **kwargs)
+
+    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
+        """Update one variable and its slots, unless the learning rate is not finite."""
+        finite, dtype = tf.math.is_finite(learning_rate), variable.dtype
+        rate, l2 = self.rate_and_decay(variable, tf.where(finite, learning_rate, 0.0))
+        gradient, weight = tf.cast(gradient, dtype), tf.convert_to_tensor(variable)
+        moments = []
+        for slots, beta, new in (
+            (self._momentums, self.beta_1, gradient),
+            (self._velocities, self.beta_2, tf.square(gradient)),
+        ):
+            slot = slot_of(self, slots, variable)
+            old = tf.convert_to_tensor(slot)
+            moments.append(tf.where(finite, old + (1.0 - beta) * (new - old), old))
+            self.assign(slot, moments[-1])
+        step = tf.cast(self.iterations + 1, dtype)
+        correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        mean, square = moments
+        self.assign_sub(variable, rate * (l2 * weight + correction * mean / (tf.sqrt(square) + self.epsilon)))
+
+
+def make_optimizer(train: TrainConfig, learning_rate: Any) -> RecipeSGD | RecipeAdamW:
+    """The optimizer that a config asks for.
+
+    Args:
+        train: its keys of the optimizer; lr and the schedule are not read.
+        learning_rate: number or schedule.
+    """
+    given = {
+        "l2": train.l2,
+        "bias_lr_factor": train.bias_lr_factor,
+        "bias_l2": train.bias_l2,
+        "clip_norm": train.clip_norm or None,
+        "use_ema": train.ema_momentum > 0,
+        "ema_momentum": train.ema_momentum,
+    }
+    if train.optimizer == "adamw":
+        return RecipeAdamW(learning_rate, beta_1=train.momentum, **given)
+    return RecipeSGD(learning_rate, momentum=train.momentum, **given)
 
 
 def recipe_optimizer() -> RecipeSGD:
     """The optimizer of the published recipe, with its learning rate for a batch of 8 images and no schedule."""
-    recipe = TrainConfig()
-    return RecipeSGD(
-        recipe.lr,
-        momentum=recipe.momentum,
-        l2=recipe.l2,
-        bias_lr_factor=recipe.bias_lr_factor,
-        bias_l2=recipe.bias_l2,
-    )
+    return make_optimizer(TrainConfig(), TrainConfig().lr)

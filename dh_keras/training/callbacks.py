@@ -19,6 +19,7 @@ from dh_keras.training.recording import AP_COLUMNS, VALIDATION_LOSSES, EventWrit
 from dh_keras.training.resume import save_state
 from dh_keras.training.schedule import Length
 from dh_keras.training.signals import StopRequest
+from dh_keras.training.user_callbacks import UserCallbacks
 from dh_keras.training.validation import averaged_weights
 from dh_keras.training.workers.workers import Workers
 
@@ -96,32 +97,52 @@ class EvaluationHelper(keras.callbacks.Callback):
         progress: of the run, updated before this callback.
         length: of the run.
         evaluate: returns what `validate` does, or None when there is nothing to evaluate on.
+        users: callbacks that are told of every epoch when all is saved, or None.
     """
 
-    def __init__(self, *, run: RunFolder, progress: Progress, length: Length, evaluate: Callable[[], Any] | None):
+    def __init__(
+        self,
+        *,
+        run: RunFolder,
+        progress: Progress,
+        length: Length,
+        evaluate: Callable[[], Any] | None,
+        users: UserCallbacks | None = None,
+    ):
         super().__init__()
         self.run = run
         self.progress = progress
         self.length = length
         self.evaluate = evaluate
+        self.users = users
+        self.row: dict[str, Any] = {}
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Record the epoch, unless it was cut short."""
+        """Finish the epoch, unless it was cut short."""
         if not self.model.stop_training:
-            self.record_epoch()
+            self.finish_epoch()
+
+    def finish_epoch(self) -> None:
+        """Record the epoch and let the users know."""
+        self.record_epoch()
+        if self.users is not None:
+            self.users.epoch_is_recorded(self.epoch - 1, self.row)
 
     def record_epoch(self) -> None:
         """Evaluate with the others if it is due; end training when AP has not risen for long."""
         with averaged_weights(self.model):
-            self.record_weights()
+            self.row = self.record_weights()
         self.progress.record_epoch()
         if self.progress.is_over(self.length, self.run.config.train.patience):
             self.model.stop_training = True
 
-    def record_weights(self) -> None:
-        """What needs the weights as they are evaluated."""
+    def record_weights(self) -> dict[str, Any]:
+        """What needs the weights as they are evaluated; returns the mean losses and, if it is due, what was found."""
+        row: dict[str, Any] = self.progress.mean_losses()
         if self.is_evaluation_due():
-            self.progress.add_evaluation(self.evaluate()["AP"] or 0.0)
+            row |= self.evaluate()
+            self.progress.add_evaluation(row["AP"] or 0.0)
+        return row
 
     def is_evaluation_due(self) -> bool:
         """Whether the epoch that has just ended is one with an evaluation; the last one always is."""
@@ -187,8 +208,8 @@ class RunRecorder(EvaluationHelper):
             count = self.progress.evaluations_since_best
             tqdm.write(f"no better AP in {count} evaluations: training ends here (train.patience)")
 
-    def record_weights(self) -> None:
-        """Evaluate if it is due, and write all but the checkpoint."""
+    def record_weights(self) -> dict[str, Any]:
+        """Evaluate if it is due, write all but the checkpoint, and return the row of the table."""
         row = self._row()
         if self.is_evaluation_due():
             row |= self._evaluate()
@@ -196,6 +217,7 @@ class RunRecorder(EvaluationHelper):
         append_row(self.run.path / METRICS_FILE, row)
         values = {name: value for name, value in row.items() if name not in ("step", "epoch")}
         self._epoch_events.write(row["step"], values)
+        return row
 
     def _evaluate(self) -> dict[str, float | None]:
         """Keep the weights if they are the best, and return the columns of the row."""

@@ -2,10 +2,12 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from dh_keras.config.schema import Config
@@ -15,7 +17,7 @@ from dh_keras.files import CHOOSE_OR_RESUME, new_folder, require_new_folder, req
 from dh_keras.inference.detector import Detector, ModelDetector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.hub_backbone import resolve_model
-from dh_keras.modeling.optimizer import RecipeSGD
+from dh_keras.modeling.optimizer import make_optimizer
 from dh_keras.paths import to_path
 from dh_keras.pretrained.build import build_detector
 from dh_keras.run.run_folder import PICTURES_DIR, STATE_FILE, RunFolder, open_run, write_run
@@ -34,10 +36,11 @@ from dh_keras.training.resume import (
     resume_command,
     save_state,
 )
-from dh_keras.training.schedule import make_schedule
+from dh_keras.training.schedule import describe_schedule, make_schedule
 from dh_keras.training.signals import StopRequest
 from dh_keras.training.strategy import join_workers, make_strategy, strategy_name
 from dh_keras.training.training_data import TrainingData, load_training_data
+from dh_keras.training.user_callbacks import UserCallbacks, check_callbacks
 from dh_keras.training.validation import KeepRawWeights, validate
 from dh_keras.training.workers.facts import config_facts, data_facts, program_facts, weights_facts
 from dh_keras.training.workers.workers import Workers
@@ -55,29 +58,21 @@ def train(
     resume: bool = False,
     init: str | Path | None = None,
     worker_timeout: float = 180.0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> RunFolder:
-    """Train a detector.
-
-    SIGTERM or Ctrl-C ends training after the running step, with everything saved that `resume` needs.
+    """Train a detector; `reports.training.train`, which is the public one, says the rest.
 
     Args:
-        config: validated; paths to data may be null for the generated shapes dataset. With resume it may differ from
-            the run's own in the keys of `resume.MAY_CHANGE` only, and None takes the run's.
-        output: the run folder; must be new or empty, unless resume.
+        config: with resume it may differ from the run's own in the keys of `resume.MAY_CHANGE` only.
         strategy: see `make_strategy`.
-        resume: go on from the run folder's state, to the same weights and losses as if it had not stopped.
         init: run folder or weights file to start from.
-        worker_timeout: seconds to wait for the other workers of "multi_worker", all of which must be given the same
-            arguments and see the run folder; the first one writes it.
+        output, resume, worker_timeout, callbacks: as there.
 
     Returns:
         The run folder, with weights, metrics and pictures in it.
-
-    Raises:
-        DataError, ConfigError, TrainingError, WriteError: one line that says what to change.
-        Interrupted: when a signal ended training and everything is saved.
     """
     output = to_path(output)
+    check_callbacks(callbacks)
     with join_workers(strategy, timeout=worker_timeout) as workers:
         begun = open_run(output) if resume else None
         config = config or begun.config
@@ -95,7 +90,7 @@ def train(
             return job.run
         _look_first(job)
         try:
-            _fit(job)
+            _fit(job, callbacks)
             if workers.is_chief:
                 _finish(job)
         except WriteError as error:
@@ -218,14 +213,8 @@ def _build(
     replicas = distribution.num_replicas_in_sync
     if batch_size % replicas:
         raise TrainingError(f"data.batch_size: expected a multiple of the {replicas} replicas, got {batch_size}")
-    images = config.images_per_step
-    schedule = make_schedule(settings, batch_size=images, steps_per_epoch=data.length.steps_per_epoch)
-    print(
-        f"schedule: {data.length.steps} steps ({data.length.epochs} epochs of {data.length.steps_per_epoch}), lr "
-        f"{settings.lr:g} for a batch of {settings.base_batch_size} -> {schedule.lr:g} for a batch of {images}"
-        f"{f' ({settings.accumulate} of {batch_size} for one step)' if settings.accumulate > 1 else ''}, "
-        f"warm-up {settings.warmup_steps} steps, drops after steps {schedule.drops}"
-    )
+    schedule = make_schedule(settings, batch_size=config.images_per_step, steps_per_epoch=data.length.steps_per_epoch)
+    print(describe_schedule(settings, data.length, batch_size=batch_size))
     model = build_detector(
         config.model,
         num_classes=data.train.num_classes,
@@ -234,16 +223,7 @@ def _build(
         precision=settings.precision,
         recompute_heads=settings.recompute,
     )
-    optimizer = RecipeSGD(
-        schedule,
-        momentum=settings.momentum,
-        l2=settings.l2,
-        bias_lr_factor=settings.bias_lr_factor,
-        bias_l2=settings.bias_l2,
-        clip_norm=settings.clip_norm or None,
-        use_ema=settings.ema_momentum > 0,
-        ema_momentum=settings.ema_momentum,
-    )
+    optimizer = make_optimizer(settings, schedule)
     if settings.precision == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
         print("note: train.precision mixed_float16 has no fast kernels on a CPU; float32 is quicker here")
     model.compile(optimizer=optimizer, accumulate=settings.accumulate, report="step", timed=not settings.deterministic)
@@ -259,7 +239,7 @@ def _look_first(job: Job) -> None:
         check_evaluation(job.detector, val, count=config.train.sanity_images, batch_size=config.evaluate.batch_size)
 
 
-def _fit(job: Job) -> None:
+def _fit(job: Job, callbacks: Sequence[keras.callbacks.Callback]) -> None:
     """Train from where progress says; leave with `Interrupted` when a signal came."""
     config, data, progress, workers = job.run.config, job.data, job.progress, job.workers
     bar = ProgressBar(progress=progress, batch_size=config.images_per_step, length=data.length, show=workers.is_chief)
@@ -281,22 +261,36 @@ def _fit(job: Job) -> None:
         if workers.is_chief:
             cut_back(job.run, progress)
         counter = StepCounter(progress=progress, stop=stop, workers=workers, dataset=data.train, plan=data.plan)
-        given = {"run": job.run, "progress": progress, "length": data.length, "evaluate": evaluate}
+        users = None
+        if callbacks:
+            users = UserCallbacks(callbacks, model=job.model, progress=progress, length=data.length)
+            users.begin()
+        given = {"run": job.run, "progress": progress, "length": data.length, "evaluate": evaluate, "users": users}
         chief = functools.partial(RunRecorder, progress_bar=bar, settle=counter.settle)
         recorder = (chief if workers.is_chief else EvaluationHelper)(**given)
         if progress.is_at_end_of_epoch(data.length):
             recorder.set_model(job.model)
-            recorder.record_epoch()
-        if not progress.is_over(data.length, config.train.patience):
+            recorder.finish_epoch()
+        if not progress.is_over(data.length, config.train.patience) and not job.model.stop_training:
             fit(
                 job.model,
                 make_batches,
                 step=progress.step,
                 length=data.length,
-                callbacks=[counter, bar, recorder, KeepRawWeights()],
+                # The recorder saves what the users' have left of a step.
+                callbacks=[counter, bar, *([users] if users else []), recorder, KeepRawWeights()],
                 dataset=data.train,
                 plan=data.plan,
             )
+        if users is not None:
+            users.end()
+            if (
+                job.model.stop_training
+                and stop.number is None
+                and not progress.is_over(data.length, config.train.patience)
+            ):
+                command = resume_command(job.run, strategy_name(job.distribution))
+                print(f"a callback ended training after step {progress.step}; go on with: {command}")
         stop.leave_if_asked()
 
 

@@ -1,4 +1,4 @@
-"""Learning rate of the 1x recipe: linear warm-up, then drops; and how long training is."""
+"""The learning rate: linear warm-up, then the drops of the 1x recipe or a cosine; and how long training is."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -69,13 +69,47 @@ def training_length(config: TrainConfig, steps_per_epoch: int) -> Length:
     return Length(config.epochs * steps_per_epoch, config.epochs, steps_per_epoch)
 
 
-def make_schedule(config: TrainConfig, *, batch_size: int, steps_per_epoch: int) -> WarmupStepSchedule:
-    """Learning rate schedule for the images of a step, by the linear rule lr * batch_size / base_batch_size."""
+def make_schedule(
+    config: TrainConfig, *, batch_size: int, steps_per_epoch: int
+) -> WarmupStepSchedule | keras.optimizers.schedules.CosineDecay:
+    """Learning rate schedule for the images of a step, by the linear rule lr * batch_size / base_batch_size.
+
+    A cosine falls from the end of the warm-up to zero at the end of training.
+    """
+    lr = config.lr * batch_size / config.base_batch_size
+    if config.schedule == "cosine":
+        warmup, steps = config.warmup_steps, training_length(config, steps_per_epoch).steps
+        return keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=config.warmup_factor * lr if warmup else lr,
+            decay_steps=max(steps - warmup, 1),
+            warmup_target=lr if warmup else None,
+            warmup_steps=warmup,
+        )
     unit = 1 if config.steps is not None else steps_per_epoch
     return WarmupStepSchedule(
-        lr=config.lr * batch_size / config.base_batch_size,
+        lr=lr,
         warmup_steps=config.warmup_steps,
         warmup_factor=config.warmup_factor,
         drops=[drop * unit for drop in config.drops],
         drop_factor=config.drop_factor,
+    )
+
+
+def describe_schedule(config: TrainConfig, length: Length, *, batch_size: int) -> str:
+    """A line that says what is going to be done.
+
+    Args:
+        config: of the training.
+        length: of it.
+        batch_size: images that go through the network together, of which config.accumulate make a step.
+    """
+    images, per_epoch = batch_size * config.accumulate, length.steps_per_epoch
+    rate = config.lr * images / config.base_batch_size
+    parts = f" ({config.accumulate} of {batch_size} for one step)" if config.accumulate > 1 else ""
+    drops = [drop * (per_epoch if config.steps is None else 1) for drop in config.drops]
+    after = "then a cosine to 0" if config.schedule == "cosine" else f"drops after steps {drops}"
+    return (
+        f"schedule: {length.steps} steps ({length.epochs} epochs of {per_epoch}) of {config.optimizer}, lr "
+        f"{config.lr:g} for a batch of {config.base_batch_size} -> {rate:g} for a batch of {images}{parts}, warm-up "
+        f"{config.warmup_steps} steps, {after}"
     )

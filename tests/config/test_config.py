@@ -64,6 +64,12 @@ def test_every_key_is_read_by_the_package(key):
         ("data.train_images=x", r"key data\.train_images: expected data\.train_annotations and it, or neither"),
         ("data.augmentation=mosaic", r"key data\.augmentation: expected one of none, flip, .*got 'mosaic'"),
         ("data.scale_jitter=[2.0,0.1]", r"key data\.scale_jitter: expected null or two rising factors above 0"),
+        ("train.optimizer=adam", r"key train\.optimizer: expected one of sgd, adamw, got 'adam'"),
+        (
+            "train.optimizer=adamw",
+            r"key train\.lr: expected at most 0\.005 with train\.optimizer adamw, such as 0\.0002, got",
+        ),
+        ("train.schedule=linear", r"key train\.schedule: expected one of steps, cosine, got 'linear'"),
         ("data.scale_jitter=[0.5]", r"key data\.scale_jitter: expected null or two rising factors above 0"),
         ("data.repeat_threshold=2", r"key data\.repeat_threshold: expected a number from 0 to 1, got 2\.0"),
         ("data.val_annotations=x data.val_images=y", r"train_annotations: expected a COCO file \(or data\.train_tfrec"),
@@ -270,9 +276,9 @@ def test_what_everybody_changes_has_short_options_and_an_override_goes_before_th
         train, data = config.train, config.data
         raise ConfigError(repr((train.epochs, train.drops, data.batch_size, data.min_size, data.max_size, train.lr)))
 
-    loop = types.ModuleType("loop")
-    loop.train = stop
-    monkeypatch.setitem(sys.modules, "dh_keras.training.loop", loop)
+    training = types.ModuleType("training")
+    training.train = stop
+    monkeypatch.setitem(sys.modules, "dh_keras.reports.training", training)
     words = ["--epochs", "28", "--batch", "6", "--size", "320", "--lr", "0.5", "--output", str(tmp_path / "run")]
     with pytest.raises(ConfigError, match=r"^\(28, \[22, 26\], 6, 320, 320, 0\.5\)$"):
         train.run(train.make_parser().parse(words))
@@ -284,14 +290,15 @@ def test_the_train_command_gives_its_paths_as_they_are(monkeypatch, tmp_path):
     def stop(config, **options):
         raise ConfigError(repr(config.data.train_images) + repr(config.data.train_tfrecords))
 
-    loop = types.ModuleType("loop")
-    loop.train = stop
-    monkeypatch.setitem(sys.modules, "dh_keras.training.loop", loop)
-    args = ["--train-annotations", "a.json", "--train-images", "photos #2", "--output", str(tmp_path / "run")]
+    training = types.ModuleType("training")
+    training.train = stop
+    monkeypatch.setitem(sys.modules, "dh_keras.reports.training", training)
+    always = ["--config", "shapes_tiny", "--output", str(tmp_path / "run")]
+    args = ["--train-annotations", "a.json", "--train-images", "photos #2", *always]
     with pytest.raises(ConfigError, match=r"^'photos #2'None$"):
         train.run(train.make_parser().parse(args))
     with pytest.raises(ConfigError, match=r"^None'\$\{x\}-\*'$"):
-        train.run(train.make_parser().parse(["--tfrecords", "${x}-*", "--output", str(tmp_path / "run")]))
+        train.run(train.make_parser().parse(["--tfrecords", "${x}-*", *always]))
 
 
 @pytest.mark.parametrize("text", ["???", "photos\udcff"])

@@ -236,6 +236,23 @@ def test_an_override_of_the_length_takes_the_place_of_the_other_and_moves_the_dr
     assert (train.epochs, train.steps, train.drops) == expected
 
 
+def test_a_cosine_takes_the_place_of_drops_that_are_not_given(tmp_path):
+    for overrides in (["train.schedule=cosine"], ["train.schedule=cosine", "train.epochs=9"]):
+        assert load_config("shapes_tiny", overrides).train.drops == []
+    file = tmp_path / "a.yaml"
+    file.write_text("train: {schedule: cosine}")
+    assert (load_config(file).train.steps, load_config(file).train.drops) == (180_000, [])
+    for overrides in (["train.schedule=cosine", "train.drops=[3]"], ["train.drops=[3]", "train.schedule=cosine"]):
+        with pytest.raises(
+            ConfigError, match=r"key train\.drops: expected none with train\.schedule cosine, got \[3\]"
+        ):
+            load_config("shapes_tiny", overrides)
+    with pytest.raises(
+        ConfigError, match=r"key train\.momentum: expected a number below 1 with train\.optimizer adamw"
+    ):
+        load_config("shapes_tiny", ["train.optimizer=adamw", "train.lr=0.0001", "train.momentum=1"])
+
+
 def test_two_lengths_or_none_are_refused():
     with pytest.raises(ConfigError, match=r"key train\.epochs: expected it or train\.steps, one of the two, got 3"):
         load_config(overrides=["train.epochs=3", "train.steps=9"])

@@ -1,10 +1,13 @@
 """The learning rate of every step, and how long training is."""
 
+import math
+
+import keras
 import numpy as np
 import pytest
 
 from dh_keras.config.schema import TrainConfig
-from dh_keras.training.schedule import Length, WarmupStepSchedule, make_schedule, training_length
+from dh_keras.training.schedule import Length, WarmupStepSchedule, describe_schedule, make_schedule, training_length
 
 
 def test_the_authors_schedule_at_its_corners():
@@ -53,3 +56,38 @@ def test_the_length_counts_a_shorter_last_epoch():
     assert training_length(TrainConfig(epochs=3, steps=None), 10) == Length(steps=30, epochs=3, steps_per_epoch=10)
     assert training_length(TrainConfig(steps=25), 10) == Length(steps=25, epochs=3, steps_per_epoch=10)
     assert training_length(TrainConfig(steps=30), 10) == Length(steps=30, epochs=3, steps_per_epoch=10)
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_a_cosine_falls_from_the_end_of_the_warm_up_to_zero_at_the_end_of_training(warmup):
+    config = TrainConfig(
+        epochs=3, steps=None, drops=[], schedule="cosine", lr=0.02, warmup_steps=warmup, warmup_factor=0.25
+    )
+    schedule = make_schedule(config, batch_size=4, steps_per_epoch=7)
+    top, steps = 0.01, 21
+
+    def plain(step):
+        if step < warmup:
+            return top * (0.25 + 0.75 * step / warmup)
+        return top / 2 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+    np.testing.assert_allclose(
+        [float(schedule(step)) for step in range(steps)], [plain(step) for step in range(steps)], rtol=1e-5
+    )
+    assert float(schedule(warmup)) == pytest.approx(top)
+    assert float(schedule(steps)) == pytest.approx(0, abs=1e-9)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert float(copy(9)) == float(schedule(9))
+
+
+def test_what_is_going_to_be_done_is_said_in_one_line():
+    steps = TrainConfig(epochs=3, steps=None, drops=[2], lr=0.02, warmup_steps=5, accumulate=2)
+    assert describe_schedule(steps, Length(21, 3, 7), batch_size=2) == (
+        "schedule: 21 steps (3 epochs of 7) of sgd, lr 0.02 for a batch of 8 -> 0.01 for a batch of 4 (2 of 2 for one "
+        "step), warm-up 5 steps, drops after steps [14]"
+    )
+    cosine = TrainConfig(steps=20, drops=[], schedule="cosine", optimizer="adamw", lr=1e-4, warmup_steps=5)
+    assert describe_schedule(cosine, Length(20, 3, 7), batch_size=8) == (
+        "schedule: 20 steps (3 epochs of 7) of adamw, lr 0.0001 for a batch of 8 -> 0.0001 for a batch of 8, warm-up 5 "
+        "steps, then a cosine to 0"
+    )
