@@ -9,6 +9,7 @@ EXTRAS = {
     "demo": ["gradio>=6,<7"],
     "formats": ["globox>=2.9,<3"],
     "supervision": ["supervision>=0.31,<1"],  # older ones bring an OpenCV in the place of the one below
+    "augment": ["albumentations>=2.0.8,<3"],
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.27,<2"],
 }
 EXTRAS["test"] = [
@@ -25,6 +26,7 @@ EXTRAS["test"] = [
     *EXTRAS["demo"],
     *EXTRAS["formats"],
     *EXTRAS["supervision"],
+    *EXTRAS["augment"],
 ]
 
 setup(

@@ -29,6 +29,7 @@ PATH_KEYS = (
     "data.train_tfrecords",
     "data.val_annotations",
     "data.val_images",
+    "data.augment_file",
     "data.shapes.directory",
 )
 
@@ -274,6 +275,10 @@ class DataConfig:
             inference keep min_size.
         scale_jitter: smallest and largest factor by which a training image is scaled after it was resized as above;
             what leaves the canvas is cropped away. Null does not jitter.
+        mosaic: chance that a training image is made of four: windows of this one and of three that are drawn, each
+            scaled by scale_jitter or by 0.5 to 1.
+        augment_file: a pipeline of Albumentations that every training image goes through after all of the above, as
+            `albumentations.save` writes it, YAML or JSON (extra `augment`).
         repeat_threshold: images of a class that fewer than this share of the training images show are repeated
             within an epoch, sqrt(repeat_threshold / share) times; 0 repeats none.
         verify: before training, decode every image ("full"), or look at headers only ("headers"); "auto" decodes them
@@ -295,6 +300,8 @@ class DataConfig:
     flip_probability: float = option(0.5, least=0, most=1)
     multi_scale_sizes: list[int] = option([640, 672, 704, 736, 768, 800])
     scale_jitter: list[float] | None = None
+    mosaic: float = option(0.0, least=0, most=1)
+    augment_file: str | None = None
     repeat_threshold: float = option(0.0, least=0, most=1)
     batch_size: int = option(8, above=0, most=65536)
     verify: str = option("auto", choices=("auto", "headers", "full"))

@@ -1,4 +1,4 @@
-"""Random changes of one training image and its boxes: scale, crop, flip, and a policy of operations.
+"""Random changes of one training image and its boxes: scale, crop, flip, a policy of operations, a pipeline in a file.
 
 Everything random is drawn from a key, so an image that is drawn again with the same key comes out the same, in any
 order and in any thread. Boxes are y1 x1 y2 x2 in continuous pixel coordinates of the image they come with; what an
@@ -11,10 +11,12 @@ import tensorflow as tf
 
 from dh_keras.config.schema import DataConfig
 from dh_keras.data import transforms
+from dh_keras.data.augment_file import apply_pipeline, load_pipeline
 from dh_keras.data.draws import Draws
 from dh_keras.data.policies import autoaugment_v0, randaugment
 
 Augmenter = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Finisher = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, Draws], tuple[tf.Tensor, tf.Tensor]]
 
 _POLICIES = {"randaugment": randaugment, "autoaugment_v0": autoaugment_v0}
 
@@ -29,28 +31,54 @@ def make_augmenter(data: DataConfig) -> Augmenter:
     """Put the resizing and the augmentation that a config asks for together.
 
     Args:
-        data: min_size, max_size, augmentation, flip_probability, multi_scale_sizes and scale_jitter are used.
+        data: min_size, max_size, augmentation, flip_probability, multi_scale_sizes, scale_jitter and augment_file are
+            used.
 
     Returns:
         A graph function of an image uint8[H, W, 3], its boxes float32[n, 4], the canvas int32[2] (height, width) and a
         key int64[2]. It returns the new image, uint8, no larger than the canvas, and the boxes in its pixels, as many
         as before.
     """
-    policy = _POLICIES.get(data.augmentation)
+    finish = make_finisher(data)
 
     def augment(image: tf.Tensor, boxes: tf.Tensor, canvas: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         draws = Draws(key)
-        old_size = tf.shape(image)[:2]
-        new_size = _draw_size(old_size, data, draws)
-        image = transforms.resize_image(image, new_size)
-        boxes = resize_boxes(boxes, old_size, new_size)
-        if data.scale_jitter is not None:
-            image, boxes = random_crop(image, boxes, canvas, draws)
-        if data.augmentation != "none":
-            image, boxes = _random_flip(image, boxes, data.flip_probability, key)
-        return policy(image, boxes, draws) if policy else (image, boxes)
+        image, boxes = place(image, boxes, canvas, key, draws, data)
+        return finish(image, boxes, canvas, draws)
 
     return augment
+
+
+def place(
+    image: tf.Tensor, boxes: tf.Tensor, canvas: tf.Tensor, key: tf.Tensor, draws: Draws, data: DataConfig
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What decides where things are: resize, crop where sizes jitter, flip; see `make_augmenter`."""
+    image, boxes = random_resize(image, boxes, draws, data)
+    if data.scale_jitter is not None:
+        image, boxes = random_crop(image, boxes, canvas, draws)
+    if data.augmentation != "none":
+        image, boxes = random_flip(image, boxes, data.flip_probability, key)
+    return image, boxes
+
+
+def make_finisher(data: DataConfig) -> Finisher:
+    """What comes after `place`, or after a mosaic: the policy, and the pipeline in a file."""
+    policy = _POLICIES.get(data.augmentation)
+    pipeline = None if data.augment_file is None else load_pipeline(data.augment_file)
+
+    def finish(image: tf.Tensor, boxes: tf.Tensor, canvas: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
+        if policy:
+            image, boxes = policy(image, boxes, draws)
+        return apply_pipeline(pipeline, image, boxes, canvas, draws) if pipeline else (image, boxes)
+
+    return finish
+
+
+def random_resize(image: tf.Tensor, boxes: tf.Tensor, draws: Draws, data: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
+    """Resize an image, uint8[H, W, 3], and its boxes to what a config says or lets be drawn."""
+    old_size = tf.shape(image)[:2]
+    new_size = _draw_size(old_size, data, draws)
+    return transforms.resize_image(image, new_size), transforms.resize_boxes(boxes, old_size, new_size)
 
 
 def _draw_size(size: tf.Tensor, data: DataConfig, draws: Draws) -> tf.Tensor:
@@ -63,18 +91,6 @@ def _draw_size(size: tf.Tensor, data: DataConfig, draws: Draws) -> tf.Tensor:
         return new_size
     factor = draws.uniform(*data.scale_jitter)
     return tf.maximum(tf.cast(tf.round(tf.cast(new_size, tf.float32) * factor), tf.int32), 1)
-
-
-def resize_boxes(boxes: tf.Tensor, old_size: tf.Tensor, new_size: tf.Tensor) -> tf.Tensor:
-    """Scale boxes by what each side really became, rounding included; float32 must not push one over the border.
-
-    Args:
-        boxes: float32[n, 4].
-        old_size: int32[2], (height, width).
-        new_size: int32[2], (height, width).
-    """
-    limit = tf.tile(tf.cast(new_size, tf.float32), [2])
-    return tf.minimum(boxes * limit / tf.tile(tf.cast(old_size, tf.float32), [2]), limit)
 
 
 def random_crop(image: tf.Tensor, boxes: tf.Tensor, canvas: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
@@ -98,7 +114,8 @@ def random_crop(image: tf.Tensor, boxes: tf.Tensor, canvas: tf.Tensor, draws: Dr
     return image, tf.clip_by_value(boxes, 0.0, tf.tile(tf.cast(window, tf.float32), [2]))
 
 
-def _random_flip(image: tf.Tensor, boxes: tf.Tensor, probability: float, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def random_flip(image: tf.Tensor, boxes: tf.Tensor, probability: float, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mirror an image and its boxes left to right, or not."""
     return tf.cond(
         tf.random.stateless_uniform([], key, alg="philox") < probability,
         lambda: transforms.horizontal_flip(image, boxes),

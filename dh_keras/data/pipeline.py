@@ -15,9 +15,11 @@ import tensorflow as tf
 
 from dh_keras.config.schema import DataConfig
 from dh_keras.data import transforms
-from dh_keras.data.augment import make_augmenter, size_limits
+from dh_keras.data.augment import make_finisher, place, size_limits
 from dh_keras.data.canvases import canvas_of, canvases
 from dh_keras.data.dataset import CocoDataset
+from dh_keras.data.draws import Draws
+from dh_keras.data.mosaic import make_mosaic
 from dh_keras.errors import DataError, one_line
 
 # A box with a shorter side than this many pixels after resizing is no target: its deltas would be meaningless.
@@ -162,7 +164,7 @@ def train_dataset(
 
     Args:
         dataset: the training split.
-        data_config: see `make_augmenter`; the batch size is that of the plan.
+        data_config: see `make_augmenter` and `make_mosaic`; the batch size is that of the plan.
         plan: int[steps, B], indices into the dataset, or what makes them epoch by epoch.
         seed: of the augmentation; a draw depends on the seed, the step and the position in the batch only.
         start_step: first row of the plan to give; the stream is then the rest of the uninterrupted one.
@@ -188,14 +190,15 @@ def train_dataset(
     share = slice(worker * batch_size, (worker + 1) * batch_size)
     positions = np.arange(whole)[share]
     if isinstance(plan, Plan):
-        rows = plan.rows(start_step)
+        rows, indices = plan.rows(start_step), plan.indices
     else:
+        indices = np.unique(plan)
         rows = tf.data.Dataset.from_tensor_slices(np.asarray(plan[start_step:], np.int32))
     slots = rows.enumerate(start_step).flat_map(
         lambda step, row: tf.data.Dataset.from_tensor_slices((tf.fill([batch_size], step), positions, row[share]))
     )
     examples = slots.map(
-        _example_maker(dataset, data_config, seed), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        _example_maker(dataset, data_config, indices, seed), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     # Padding fills gt_boxes to G; all images of a row have one canvas already.
     return _finish(examples.padded_batch(batch_size // parts, drop_remainder=True))
@@ -266,10 +269,13 @@ def _image_reader(dataset: CocoDataset):
     return read
 
 
-def _example_maker(dataset: CocoDataset, data_config: DataConfig, seed: int):
-    """Return a graph function from (step, position, image index) to one example of the training batch."""
-    limits, augment = size_limits(data_config), make_augmenter(data_config)
-    read = _image_reader(dataset)
+def _example_maker(dataset: CocoDataset, data_config: DataConfig, indices: np.ndarray, seed: int):
+    """Return a graph function from (step, position, image index) to one example of the training batch.
+
+    `indices` are the images that a mosaic may show besides.
+    """
+    limits, finish = size_limits(data_config), make_finisher(data_config)
+    read_image = _image_reader(dataset)
     canvas_table = tf.constant(canvases(**limits), tf.int32)
     canvas_index = tf.constant(canvas_of(dataset.sizes, **limits), tf.int32)
     image_ids = tf.constant(dataset.image_ids, tf.int64)
@@ -277,12 +283,28 @@ def _example_maker(dataset: CocoDataset, data_config: DataConfig, seed: int):
     boxes = tf.constant(dataset.boxes, tf.float32)
     classes = tf.constant(dataset.classes, tf.int32)
 
-    def make(step: tf.Tensor, position: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
+    def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         rows = slice(offsets[index], offsets[index + 1])
+        return read_image(index), boxes[rows], classes[rows]
+
+    def make_single(index: tf.Tensor, canvas: tf.Tensor, key: tf.Tensor, draws: Draws):
+        image, gt_boxes, gt_classes = read(index)
+        return *place(image, gt_boxes, canvas, key, draws, data_config), gt_classes
+
+    def make(step: tf.Tensor, position: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
         canvas = canvas_table[canvas_index[index]]
         key = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), position)
-        image, gt_boxes = augment(read(index), boxes[rows], canvas, key)
-        gt_boxes, gt_classes, gt_valid = _mark_valid(gt_boxes, classes[rows])
+        draws = Draws(key)
+        if data_config.mosaic:
+            image, gt_boxes, gt_classes = tf.cond(
+                draws.uniform() < data_config.mosaic,
+                lambda: make_mosaic(read, index, tf.constant(indices, tf.int32), canvas, draws, data_config),
+                lambda: make_single(index, canvas, key, draws),
+            )
+        else:
+            image, gt_boxes, gt_classes = make_single(index, canvas, key, draws)
+        image, gt_boxes = finish(image, gt_boxes, canvas, draws)
+        gt_boxes, gt_classes, gt_valid = _mark_valid(gt_boxes, gt_classes)
         return {
             "images": transforms.pad_to(image, canvas),
             "image_sizes": tf.shape(image)[:2],

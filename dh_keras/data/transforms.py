@@ -158,6 +158,18 @@ def resize_image(image: tf.Tensor, new_size: tf.Tensor) -> tf.Tensor:
     return tf.saturate_cast(tf.round(resized), tf.uint8)
 
 
+def resize_boxes(boxes: tf.Tensor, old_size: tf.Tensor, new_size: tf.Tensor) -> tf.Tensor:
+    """Scale boxes by what each side really became, rounding included; float32 must not push one over the border.
+
+    Args:
+        boxes: float32[n, 4].
+        old_size: int32[2], (height, width).
+        new_size: int32[2], (height, width).
+    """
+    limit = tf.tile(tf.cast(new_size, tf.float32), [2])
+    return tf.minimum(boxes * limit / tf.tile(tf.cast(old_size, tf.float32), [2]), limit)
+
+
 def horizontal_flip(image: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirror an image and its boxes left to right.
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from dh_keras.config.schema import DataConfig
+from dh_keras.data.augment_file import fault_of
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import Plan, find_bad_image, train_dataset
 from dh_keras.errors import DataError
@@ -93,7 +94,7 @@ def fit(
         dataset, plan: the images of every step; name the one that cannot be read.
 
     Raises:
-        DataError: naming an image that cannot be read.
+        DataError: naming an image that cannot be read, or saying how the pipeline in a file fails.
     """
     for stretch in stretches(step, length):
         try:
@@ -107,7 +108,7 @@ def fit(
                 verbose=0,
             )
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-            bad = find_bad_image(dataset, np.unique(plan.epoch(0)))
+            bad = fault_of(error) or find_bad_image(dataset, np.unique(plan.epoch(0)))
             if bad:
                 raise DataError(bad) from error
             raise

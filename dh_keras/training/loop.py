@@ -171,7 +171,7 @@ def _prepare(
 
 def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: Workers) -> Progress:
     """Make the run folder, with a state from which a run that is killed at once can be resumed."""
-    progress = Progress(plan=plan_fingerprint(data.train, data.plan.epochs()))
+    progress = Progress(plan=_fingerprint(data, run))
     if workers.is_chief:
         values = sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
         require_writable(run.path, COPIES_OF_STATE * BYTES_PER_VALUE * values)
@@ -182,12 +182,16 @@ def _begin(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder, workers: W
 
 
 def _resume(model: DoubleHeadRCNN, data: TrainingData, run: RunFolder) -> Progress:
-    progress = restore(model, run, data.length, plan_fingerprint(data.train, data.plan.epochs()))
+    progress = restore(model, run, data.length, _fingerprint(data, run))
     print(
         f"resumed {run.path}: {progress.step} of {data.length.steps} steps done, {progress.recorded_step} of them "
         f"evaluated, best AP {progress.best_ap}"
     )
     return progress
+
+
+def _fingerprint(data: TrainingData, run: RunFolder) -> str:
+    return plan_fingerprint(data.train, data.plan.epochs(), run.config.data.augment_file)
 
 
 def _load_in_turn(config: Config, workers: Workers) -> TrainingData:
@@ -201,7 +205,7 @@ def _load_in_turn(config: Config, workers: Workers) -> TrainingData:
     for split in (data.train, data.val):
         if split is not None:
             verify_images(split, config.data.verify, shard=(workers.index, workers.count))
-    workers.agree(data_facts(data.train, data.val))
+    workers.agree(data_facts(data.train, data.val, config.data.augment_file))
     workers.expect_beats()
     return data
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from dh_keras.config.options import flatten
 from dh_keras.config.schema import PATH_KEYS, Config
+from dh_keras.data.augment_file import read_augment_file
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.errors import ConfigError, DataError, TrainingError, one_line
 from dh_keras.files import remove_leftovers, replaced_file
@@ -77,11 +78,12 @@ def check_classes(categories: Sequence[Category], run: RunFolder, annotations: P
     )
 
 
-def plan_fingerprint(dataset: CocoDataset, plan: Iterable[np.ndarray]) -> str:
+def plan_fingerprint(dataset: CocoDataset, plan: Iterable[np.ndarray], augment_file: str | None = None) -> str:
     """A few characters that differ when any step would see other images or other boxes.
 
     Args:
         dataset: the training split.
+        augment_file: the file, whose content counts.
         plan: image indices of every epoch, or of every step; those after `FINGERPRINT_INDICES` follow from them.
     """
     digest, left = hashlib.sha256(), FINGERPRINT_INDICES
@@ -92,6 +94,8 @@ def plan_fingerprint(dataset: CocoDataset, plan: Iterable[np.ndarray]) -> str:
             break
     for array in (dataset.image_ids, dataset.boxes, dataset.classes, dataset.box_offsets):
         digest.update(np.ascontiguousarray(array).tobytes())
+    if augment_file is not None:
+        digest.update(read_augment_file(augment_file).encode())
     return digest.hexdigest()[:16]
 
 
@@ -150,9 +154,10 @@ def restore(model: DoubleHeadRCNN, run: RunFolder, length: Length, fingerprint: 
     except (ValueError, TypeError, OverflowError) as error:
         raise TrainingError(f"{path}: is damaged: {one_line(error)}") from error
     if progress.plan not in (None, fingerprint):
+        files = "the annotations" + (" and the data.augment_file" if run.config.data.augment_file else "")
         raise TrainingError(
-            f"--resume: {path} was written with other training images or boxes; resume with the annotations of the "
-            f"run, or start another run with --init {run.path}"
+            f"--resume: {path} was written with other training images or boxes; resume with {files} of the run, or "
+            f"start another run with --init {run.path}"
         )
     progress.plan = fingerprint
     return progress

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dh_keras.config.schema import Config
+from dh_keras.data.augment_file import load_pipeline
 from dh_keras.data.balance import epoch_images
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import Plan, steps_per_epoch
@@ -31,6 +32,8 @@ class TrainingData(NamedTuple):
 
 def load_training_data(config: Config) -> TrainingData:
     """Read both splits, generating the shapes dataset when the config names none, and plan every step."""
+    if config.data.augment_file is not None:
+        load_pipeline(config.data.augment_file)  # what is wrong with it is said at once
     train_split, val_split = load_splits(config.data)
     for name, split in (("training", train_split), ("validation", val_split)):
         if split is not None:

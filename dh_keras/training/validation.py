@@ -54,7 +54,8 @@ def validation_losses(
     Returns:
         {"val_" and the name of a loss: its mean}, the weighted total included.
     """
-    data = replace(config.data, augmentation="none", scale_jitter=None, filter_empty=False, repeat_threshold=0.0)
+    plain = {"augmentation": "none", "scale_jitter": None, "mosaic": 0.0, "augment_file": None}
+    data = replace(config.data, **plain, filter_empty=False, repeat_threshold=0.0)
     images = epoch_images(dataset, data)
     steps = steps_per_epoch(images.canvas_index, data.batch_size)
     batches = worker_batches(

@@ -51,6 +51,7 @@ def test_every_key_that_differs_is_named_with_both_values(tmp_path):
 def test_what_changes_no_step_may_change(tmp_path):
     changes = ["data.val_annotations=a", "data.val_images=b", "data.train_annotations=c", "data.train_images=d"]
     changes += ["train.checkpoint_every=7", "train.sanity_images=0", "train.pictures=0", "data.shapes.directory=e"]
+    changes += ["data.augment_file=f"]
     changes += ["data.verify=headers", "evaluate.batch_size=2", "train.patience=3"]
     assert {change.split("=")[0] for change in changes} | {"data.train_tfrecords"} == set(MAY_CHANGE)
     check_config(load_config(overrides=changes), RunFolder(tmp_path, load_config(), ()))
@@ -100,6 +101,9 @@ def test_other_training_images_are_refused(compiled, tmp_path, tiny_shapes):
     assert restore(compiled(), run, LENGTH, "abc").step == 3
     with pytest.raises(TrainingError, match=r"state\.npz was written with other training images or boxes; resume with"):
         restore(compiled(), run, LENGTH, "abd")
+    run.config.data.augment_file = "pipeline.yaml"
+    with pytest.raises(TrainingError, match=r"resume with the annotations and the data\.augment_file of the run, or"):
+        restore(compiled(), run, LENGTH, "abd")
     data = dataclasses.replace(
         load_config().data, train_annotations=tiny_shapes.train_annotations, train_images=tiny_shapes.train_images
     )
@@ -109,6 +113,12 @@ def test_other_training_images_are_refused(compiled, tmp_path, tiny_shapes):
     assert same == plan_fingerprint(load_splits(data)[0], plan)
     assert same == plan_fingerprint(dataset, [plan[:2], plan[2:]])  # by epochs
     assert same != plan_fingerprint(dataset, plan[::-1])
+    file = tmp_path / "pipeline.yaml"
+    file.write_text("a: 1")
+    augmented = plan_fingerprint(dataset, plan, str(file))
+    assert augmented != same
+    file.write_text("a: 2")
+    assert augmented != plan_fingerprint(dataset, plan, str(file))
     dataset.boxes[0, 0] += 0.5
     assert same != plan_fingerprint(dataset, plan)
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 import dh_keras
 from dh_keras.config.options import flatten
 from dh_keras.config.schema import PATH_KEYS, Config
+from dh_keras.data.augment_file import read_augment_file
 from dh_keras.data.dataset import CocoDataset
 
 
@@ -33,13 +34,14 @@ def config_facts(config: Config) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if key not in PATH_KEYS}
 
 
-def data_facts(train: CocoDataset, val: CocoDataset | None) -> dict[str, Any]:
-    """Classes, images and boxes of both splits."""
+def data_facts(train: CocoDataset, val: CocoDataset | None, augment_file: str | None = None) -> dict[str, Any]:
+    """Classes, images and boxes of both splits, and the pipeline that training images go through."""
     facts: dict[str, Any] = {"list of classes": [[category.id, category.name] for category in train.categories]}
     for name, split in (("training", train), ("validation", val)):
         facts[f"number of {name} images"] = None if split is None else len(split)
         facts[f"checksum of the {name} images' names, sizes and boxes"] = None if split is None else _checksum(split)
-    return facts
+    pipeline = None if augment_file is None else zlib.crc32(read_augment_file(augment_file).encode())
+    return {**facts, "checksum of data.augment_file": pipeline}
 
 
 def weights_facts(variables: Sequence[Any]) -> dict[str, Any]:
