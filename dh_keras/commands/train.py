@@ -1,8 +1,9 @@
 """Train a detector; on generated shapes if no data is given."""
 
 import argparse
+from collections.abc import Sequence
 
-from dh_keras.commands.parser import CommandParser, add_data_options, any_path, given_data, make_main
+from dh_keras.commands.parser import CommandParser, add_data_options, any_path, given_data, make_main, require_paths
 from dh_keras.config.load import DEFAULT_CONFIG, load_config
 from dh_keras.errors import ConfigError
 from dh_keras.run.run_folder import CONFIG_FILE, next_free_run, open_run
@@ -26,7 +27,8 @@ def make_parser() -> CommandParser:
     parser.add_argument(
         "--config",
         type=any_path,
-        help=f"YAML file or name of a ready config (default: {DEFAULT_CONFIG.stem}, or the run's own with --resume)",
+        help=f"YAML file or name of a ready config (default: chosen for the data that is given, {DEFAULT_CONFIG.stem} "
+        "without, the run's own with --resume)",
     )
     add_data_options(parser)
     for name, (kind, help_, _) in SHORT.items():
@@ -60,8 +62,18 @@ def run(args: argparse.Namespace) -> None:
     overrides = given_overrides(args)
     changes = [*(f"{key}={text}" for key, text in given.items()), *overrides]
     path = args.config or (open_run(args.output).path / CONFIG_FILE if args.resume else DEFAULT_CONFIG)
+    name, init = path.stem, args.init
+    if args.config is None and not args.resume and _names_photographs(changes):
+        if args.strategy == "multi_worker":
+            raise ConfigError("--strategy multi_worker: needs --config, as what lies on each machine may differ")
+        require_paths(args.init, *(text for key, text in given.items() if key != "data.train_tfrecords"))
+        from dh_keras.training.choice import choose_config
+
+        choice = choose_config(given, overrides, init=args.init)
+        print(choice.said)
+        path, name, init, overrides = choice.config, choice.name, choice.init, [*choice.settings, *overrides]
     config = load_config(path, overrides, values=given)
-    output = args.output or next_free_run("runs", path.stem)
+    output = args.output or next_free_run("runs", name)
     print(f"config: {path}{' with ' + ' '.join(changes) if changes else ''}")
     print(f"run folder: {output}")
     if args.strategy == "multi_worker":
@@ -73,9 +85,13 @@ def run(args: argparse.Namespace) -> None:
         output=output,
         strategy=args.strategy,
         resume=args.resume,
-        init=args.init,
+        init=init,
         worker_timeout=args.worker_timeout,
     )
+
+
+def _names_photographs(changes: Sequence[str]) -> bool:
+    return any(change.startswith(("data.train_annotations=", "data.train_tfrecords=")) for change in changes)
 
 
 main = make_main(make_parser, run)

@@ -6,6 +6,7 @@ The layer, what `model.backbone.name: keras_hub:...` names, and the weights of K
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import inspect
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,7 @@ STRIDES = {"C2": 4, "C3": 8, "C4": 16, "C5": 32}
 PROBE = (2 * SIZE_DIVISOR, 3 * SIZE_DIVISOR)
 # What a backbone's config holds that is no argument of the network itself.
 NOT_ARCHITECTURE = ("name", "trainable", "dtype")
+WEIGHTS = "model.weights.h5"  # of a preset
 INPUT_SHAPE_NAMES = ("image_shape", "input_shape")
 
 
@@ -231,6 +233,25 @@ def pyramid_backbones(keras_hub: ModuleType) -> list[str]:
 def _takes_any_size(backbone_class: type) -> bool:
     parameters = inspect.signature(backbone_class.__init__).parameters
     return any(parameters[name].default == (None, None, 3) for name in INPUT_SHAPE_NAMES if name in parameters)
+
+
+def has_keras_hub() -> bool:
+    """Whether KerasHub is installed."""
+    return importlib.util.find_spec("keras_hub") is not None
+
+
+def is_preset_here(name: str) -> bool:
+    """Whether a preset of KerasHub can be used without a download: it is a folder, or in the cache of its downloads."""
+    if not has_keras_hub():
+        return False
+    if Path(name).is_dir():
+        return True
+    from kagglehub import cache, handle
+
+    kinds = [_hub_class(kind) for kind in pyramid_backbones(_import_keras_hub())]
+    known = next((kind.presets[name] for kind in kinds if name in kind.presets), {})
+    scheme, _, address = known.get("kaggle_handle", "").partition("://")
+    return scheme == "kaggle" and Path(cache.get_cached_path(handle.parse_model_handle(address), WEIGHTS)).is_file()
 
 
 def _load_preset(name: str, arguments: dict[str, Any], *, load_weights: bool) -> keras.Model:

@@ -38,15 +38,10 @@ def join_workers(strategy: str, *, timeout: float) -> Iterator[Workers]:
         yield stack.enter_context(workers)
 
 
-def make_strategy(name: str) -> tf.distribute.Strategy:
-    """Set memory growth on every GPU, then make the strategy and say what it runs on.
+def find_gpus() -> list[tf.config.PhysicalDevice]:
+    """The GPUs, each with memory growth; to be called before TensorFlow does anything.
 
-    To be called before TensorFlow does anything, which it cannot be in every notebook: then a GPU's memory stays as it
-    is, and a line says so.
-
-    Args:
-        name: "none" for one device, "mirrored" for a replica on every visible GPU (or one on the CPU), "multi_worker"
-            for the same on every worker of TF_CONFIG; they must have joined, see `join_workers`.
+    It cannot be in every notebook: then a GPU's memory stays as it is, and a line says so.
     """
     gpus = tf.config.list_physical_devices("GPU")
     try:
@@ -54,6 +49,17 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
             tf.config.experimental.set_memory_growth(gpu, True)
     except RuntimeError:
         print("note: this process uses its GPUs already, so memory growth is what it was when it began to")
+    return gpus
+
+
+def make_strategy(name: str) -> tf.distribute.Strategy:
+    """Set memory growth on every GPU, see `find_gpus`, then make the strategy and say what it runs on.
+
+    Args:
+        name: "none" for one device, "mirrored" for a replica on every visible GPU (or one on the CPU), "multi_worker"
+            for the same on every worker of TF_CONFIG; they must have joined, see `join_workers`.
+    """
+    gpus = find_gpus()
     if name == "none":
         strategy = tf.distribute.get_strategy()
         print(f"strategy: none, on {'one GPU' if gpus else 'the CPU'}")
