@@ -1,6 +1,7 @@
 """Training end to end on a few small images: the run folder, resuming, fine-tuning, and what stops it."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -345,6 +346,47 @@ def test_steps_of_two_batches_are_counted_as_steps_and_resumed_between_them(
     train(None, output=tmp_path / "run", resume=True)
     assert set(differences(tmp_path / "run", tmp_path / "whole").values()) == {0.0}
     assert rows_of(tmp_path / "run")[-1]["lr"] == f"{lr:.6g}"
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)])
+def test_adamw_a_cosine_averages_parts_and_all_augmentation_go_on_to_the_same_bits(
+    tmp_path, tiny_overrides, shapes_arguments, short_training, signal_at, precision
+):
+    overrides = [
+        *tiny_overrides,
+        *shapes_arguments,
+        *short_training,
+        "train.optimizer=adamw",
+        "train.schedule=cosine",
+        "train.lr=0.002",
+        "train.l2=0.05",
+        "train.clip_norm=1",
+        "train.warmup_steps=2",
+        "train.ema_momentum=0.5",
+        "train.accumulate=2",
+        f"train.precision={precision}",
+        "train.epochs=null",
+        "train.steps=6",
+        "train.pictures=0",
+        "train.sanity_images=0",
+        "data.mosaic=0.5",
+        f"data.augment_file={Path(__file__).parents[1] / 'data' / 'pipeline.yaml'}",
+    ]
+    config = load_config(overrides=overrides)
+    train(config, output=tmp_path / "whole")
+    signal_at(2, signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        train(config, output=tmp_path / "run")
+    train(None, output=tmp_path / "run", resume=True)
+    assert set(differences(tmp_path / "run", tmp_path / "whole").values()) == {0.0}
+    state = state_of(tmp_path / "run")
+    shapes = [array.shape for name, array in state.items() if name.startswith("optimizer/")]
+    # Of every weight two means of its gradients and the average of itself.
+    assert sorted(shapes.count(shape) for shape in set(shapes) if len(shape) > 1)[0] % 3 == 0
+    peak = 0.002 * 4 / config.train.base_batch_size
+    steps_per_epoch = int(rows_of(tmp_path / "run")[0]["step"])
+    expected = [peak / 2 * (1 + math.cos(math.pi * (step - 2) / 4)) for step in (steps_per_epoch, 6)]
+    assert [float(row["lr"]) for row in rows_of(tmp_path / "run")] == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
 DETERMINISTIC_TWICE = """
