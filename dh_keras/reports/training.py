@@ -7,8 +7,8 @@ import keras
 
 from dh_keras.config.schema import Config
 from dh_keras.pretrained.fetch import published_run
+from dh_keras.reports import run_report
 from dh_keras.reports.run_data import names_validation
-from dh_keras.reports.run_report import analyze_run
 from dh_keras.run.run_folder import RunFolder
 from dh_keras.training import loop
 from dh_keras.training.workers.cluster import read_cluster
@@ -59,5 +59,5 @@ def train(
     )
     is_chief = strategy != "multi_worker" or read_cluster().index == 0
     if is_chief and names_validation(run.config.data):
-        analyze_run(run.path)
+        run_report.analyze_run(run.path)
     return run

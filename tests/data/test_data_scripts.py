@@ -59,7 +59,8 @@ def test_train_passes_the_pattern_on_as_it_is(tmp_path, monkeypatch):
         return RunFolder(tmp_path / "run", config, ())
 
     monkeypatch.setattr("dh_keras.training.loop.train", train)
-    run("train", "--tfrecords", "*/train-[0-9]*.tfrecord", "--output", tmp_path / "run", "data.augmentation=none")
+    pattern = ("--config", "shapes_tiny", "--tfrecords", "*/train-[0-9]*.tfrecord")
+    run("train", *pattern, "--output", tmp_path / "run", "data.augmentation=none")
     assert seen["config"].data.train_tfrecords == "*/train-[0-9]*.tfrecord"
     assert seen["config"].data.augmentation == "none"
 

@@ -348,7 +348,8 @@ def test_steps_of_two_batches_are_counted_as_steps_and_resumed_between_them(
     assert rows_of(tmp_path / "run")[-1]["lr"] == f"{lr:.6g}"
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_adamw_a_cosine_averages_parts_and_all_augmentation_go_on_to_the_same_bits(
     tmp_path, tiny_overrides, shapes_arguments, short_training, signal_at, precision
 ):

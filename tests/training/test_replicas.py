@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def test_two_replicas_with_sync_batch_norm_and_recomputed_heads_take_the_steps_of_one_device():
     script = Path(__file__).with_name("replica_table.py")
@@ -20,3 +22,16 @@ def test_two_replicas_with_sync_batch_norm_and_recomputed_heads_take_the_steps_o
     assert found["frozen"]
     assert found["moved"]["weight"] > 1e-2
     assert found["moved"]["statistic"] > 1e-1
+
+
+@pytest.mark.slow
+def test_two_replicas_take_the_steps_of_adamw_that_one_device_takes():
+    script = Path(__file__).with_name("replica_table.py")
+    command = [sys.executable, str(script), "--steps", "3", "--all-anchors", "--devices", "2", "--adamw", "--json"]
+    run = subprocess.run([*command, "--fast-tracing"], capture_output=True, text=True, timeout=900, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = json.loads(run.stdout.splitlines()[-1])["2 devices"]
+    assert found["loss"] < 2e-5
+    assert max(found["weight"], found["momentum"]) < 1e-5
+    assert found["frozen"]
+    assert found["moved"]["weight"] > 1e-2

@@ -142,7 +142,7 @@ def test_python_gets_the_report_that_the_command_line_gets(tiny_run, tmp_path, m
         return open_run(tiny_run)
 
     monkeypatch.setattr(training.loop, "train", pretend)
-    monkeypatch.setattr(training, "analyze_run", calls.append)
+    monkeypatch.setattr(training.run_report, "analyze_run", calls.append)
     callbacks = [Diary()]
     run = dh_keras.train(load_config(), output=tmp_path / "run", init="weights.h5", callbacks=callbacks)
     assert run.path == tiny_run
