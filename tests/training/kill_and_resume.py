@@ -2,6 +2,7 @@
 
     python tests/training/kill_and_resume.py --kills 20 --seed 0 --output FOLDER
     python tests/training/kill_and_resume.py --kills 20 --in-evaluations
+    python tests/training/kill_and_resume.py --kills 5 train.optimizer=adamw train.lr=0.001 train.schedule=cosine train.drops=[]
 
 Half of the kills come at a random time within a random step. The others come when the process itself has said that it
 is in the middle of writing a file, or between two files, or in the middle of an evaluation, and is waiting there.
@@ -55,7 +56,7 @@ IN_EVALUATIONS = (
 )
 
 
-def overrides(data):
+def overrides(data, changes):
     """The tiny job: 7 steps in an epoch, an evaluation after each."""
     paths = [f"data.{name}={value}" for name, value in dataclasses.asdict(data).items()]
     return [
@@ -68,6 +69,7 @@ def overrides(data):
         "train.pictures=1",
         "train.sanity_images=0",
         "model.score_threshold=0.0",
+        *changes,
     ]
 
 
@@ -77,15 +79,16 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="new folder for both runs (default: a temporary one)")
     parser.add_argument("--in-evaluations", action="store_true", help="kill in evaluations only")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="of the tiny job")
     args = parser.parse_args()
     folder = args.output or Path(tempfile.mkdtemp())
-    return compare(folder, args.kills, args.seed, args.in_evaluations)
+    return compare(folder, args.kills, args.seed, args.in_evaluations, args.changes)
 
 
-def compare(folder, kills, seed, in_evaluations):
+def compare(folder, kills, seed, in_evaluations, changes=()):
     """Both runs, the table, and what differs."""
     data = write_shapes(folder / "shapes", train_images=12, val_images=6, seed=1)
-    settings = {"overrides": overrides(data), "always_best": not in_evaluations}
+    settings = {"overrides": overrides(data, changes), "always_best": not in_evaluations}
     whole, killed = folder / "whole", folder / "killed"
     last = Run({**settings, "run": str(whole), "resume": False}).wait_for_end()
     print(f"uninterrupted: {last} steps")
