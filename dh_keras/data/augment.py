@@ -15,7 +15,6 @@ from dh_keras.data.augment_file import apply_pipeline, load_pipeline
 from dh_keras.data.draws import Draws
 from dh_keras.data.policies import autoaugment_v0, randaugment
 
-Augmenter = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 Finisher = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, Draws], tuple[tf.Tensor, tf.Tensor]]
 
 _POLICIES = {"randaugment": randaugment, "autoaugment_v0": autoaugment_v0}
@@ -27,32 +26,22 @@ def size_limits(data: DataConfig) -> dict[str, int]:
     return {"min_size": max(sizes), "max_size": data.max_size}
 
 
-def make_augmenter(data: DataConfig) -> Augmenter:
-    """Put the resizing and the augmentation that a config asks for together.
-
-    Args:
-        data: min_size, max_size, augmentation, flip_probability, multi_scale_sizes, scale_jitter and augment_file are
-            used.
-
-    Returns:
-        A graph function of an image uint8[H, W, 3], its boxes float32[n, 4], the canvas int32[2] (height, width) and a
-        key int64[2]. It returns the new image, uint8, no larger than the canvas, and the boxes in its pixels, as many
-        as before.
-    """
-    finish = make_finisher(data)
-
-    def augment(image: tf.Tensor, boxes: tf.Tensor, canvas: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        draws = Draws(key)
-        image, boxes = place(image, boxes, canvas, key, draws, data)
-        return finish(image, boxes, canvas, draws)
-
-    return augment
-
-
 def place(
     image: tf.Tensor, boxes: tf.Tensor, canvas: tf.Tensor, key: tf.Tensor, draws: Draws, data: DataConfig
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What decides where things are: resize, crop where sizes jitter, flip; see `make_augmenter`."""
+    """What decides where things are: resize, crop where sizes jitter, flip.
+
+    Args:
+        image: uint8[H, W, 3].
+        boxes: float32[n, 4].
+        canvas: int32[2], (height, width) that the image must fit.
+        key: int64[2], of the flip.
+        draws: of all else.
+        data: min_size, max_size, augmentation, flip_probability, multi_scale_sizes and scale_jitter are used.
+
+    Returns:
+        The new image, uint8, no larger than the canvas, and the boxes in its pixels, as many as before.
+    """
     image, boxes = random_resize(image, boxes, draws, data)
     if data.scale_jitter is not None:
         image, boxes = random_crop(image, boxes, canvas, draws)
@@ -62,7 +51,7 @@ def place(
 
 
 def make_finisher(data: DataConfig) -> Finisher:
-    """What comes after `place`, or after a mosaic: the policy, and the pipeline in a file."""
+    """What comes after `place` or a mosaic, and takes and returns the same: the policy, and the pipeline in a file."""
     policy = _POLICIES.get(data.augmentation)
     pipeline = None if data.augment_file is None else load_pipeline(data.augment_file)
 

@@ -38,7 +38,7 @@ def make_mosaic(
         others: int32[M], those to draw from.
         canvas: int32[2], (height, width) of the mosaic.
         draws: of everything.
-        data: as for `make_augmenter`; without a scale_jitter images are scaled by 0.5 to 1.
+        data: as for `place`; without a scale_jitter images are scaled by 0.5 to 1.
 
     Returns:
         uint8[canvas, 3], float32[N, 4] in its pixels, int32[N]; boxes that are not seen are empty. Gaps are grey.

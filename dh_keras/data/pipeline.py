@@ -164,7 +164,7 @@ def train_dataset(
 
     Args:
         dataset: the training split.
-        data_config: see `make_augmenter` and `make_mosaic`; the batch size is that of the plan.
+        data_config: see `place`, `make_finisher` and `make_mosaic`; the batch size is that of the plan.
         plan: int[steps, B], indices into the dataset, or what makes them epoch by epoch.
         seed: of the augmentation; a draw depends on the seed, the step and the position in the batch only.
         start_step: first row of the plan to give; the stream is then the rest of the uninterrupted one.

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from dh_keras.config.schema import AUGMENTATIONS, DataConfig
-from dh_keras.data.augment import make_augmenter, size_limits
+from dh_keras.data.augment import place, size_limits
 from dh_keras.data.balance import epoch_images, repeat_factors
 from dh_keras.data.canvases import canvases
 from dh_keras.data.draws import Draws
@@ -128,13 +128,13 @@ def test_canvases_hold_the_largest_short_side_of_multi_scale_training():
 
 def test_a_crop_window_lies_anywhere_and_boxes_are_clipped_to_it():
     config = dataclasses.replace(BASE, augmentation="none", scale_jitter=[2.0, 2.0])
-    augment = make_augmenter(config)
     columns = np.arange(200, dtype=np.uint8)
     image = tf.constant(np.broadcast_to(columns[None, :, None], (120, 200, 3)))
     starts = []
     for number in range(40):
         key = tf.constant([number, 0], tf.int64)
-        cropped, boxes = augment(image, tf.constant([[0.0, 0.0, 120.0, 200.0]]), tf.constant([128, 224]), key)
+        whole = tf.constant([[0.0, 0.0, 120.0, 200.0]])
+        cropped, boxes = place(image, whole, tf.constant([128, 224]), key, Draws(key), config)
         assert cropped.shape == (128, 224, 3)
         assert boxes.numpy().tolist() == [[0.0, 0.0, 128.0, 224.0]]
         starts.append(int(cropped[0, 0, 0]) * 2)

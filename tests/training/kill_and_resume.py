@@ -2,7 +2,7 @@
 
     python tests/training/kill_and_resume.py --kills 20 --seed 0 --output FOLDER
     python tests/training/kill_and_resume.py --kills 20 --in-evaluations
-    python tests/training/kill_and_resume.py --kills 5 train.optimizer=adamw train.lr=0.001 train.schedule=cosine train.drops=[]
+    python tests/training/kill_and_resume.py --kills 5 train.optimizer=adamw train.lr=0.001
 
 Half of the kills come at a random time within a random step. The others come when the process itself has said that it
 is in the middle of writing a file, or between two files, or in the middle of an evaluation, and is waiting there.

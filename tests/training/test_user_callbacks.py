@@ -1,13 +1,17 @@
 """Keras callbacks of the caller's: what they are told and when; that they may end training; what an error leaves."""
 
+from types import SimpleNamespace
+
 import keras
 import pytest
 from training.run_comparison import differences, rows_of
 
 import dh_keras
 from dh_keras.config.load import load_config
+from dh_keras.config.schema import Config
 from dh_keras.errors import ConfigError
 from dh_keras.modeling.constants import LOSS_NAMES
+from dh_keras.training.callbacks import EvaluationHelper
 from dh_keras.training.loop import train
 from dh_keras.training.progress import Progress
 from dh_keras.training.schedule import Length
@@ -121,6 +125,26 @@ def test_an_epoch_without_an_evaluation_has_losses_only_and_numbers_that_are_not
         (1, {"loss": 2.0, "val_loss": 3.0, "AP": 0.5}),
     ]
     assert diary.seen("train ends") == [({"loss": 2.0, "val_loss": 3.0, "AP": 0.5},)]
+
+
+def test_a_worker_that_is_not_the_chief_tells_its_callbacks_the_same():
+    diary = Diary()
+    sums = {name: 14.0 for name in (*LOSS_NAMES, "total_loss")}
+    progress = Progress(step=7, loss_sums=sums)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd")
+    helper = EvaluationHelper(
+        run=SimpleNamespace(config=Config()),
+        progress=progress,
+        length=LENGTH,
+        evaluate=lambda: {"AP": 0.5, "APs": None, "val_total_loss": 3.0, "images": 6},
+        users=UserCallbacks([diary], model=model, progress=progress, length=LENGTH),
+    )
+    helper.set_model(model)
+    helper.on_epoch_end(0)
+    means = dict.fromkeys((*LOSS_NAMES, "loss"), 2.0)
+    assert diary.seen("epoch ends") == [(0, {**means, "val_loss": 3.0, "AP": 0.5})]
+    assert (progress.recorded_step, progress.best_ap) == (7, 0.5)
 
 
 def test_what_is_no_callback_is_refused_before_anything_is_read(config, tmp_path):
