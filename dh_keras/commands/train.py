@@ -1,7 +1,6 @@
 """Train a detector; on generated shapes if no data is given."""
 
 import argparse
-from collections.abc import Sequence
 
 from dh_keras.commands.parser import CommandParser, add_data_options, any_path, given_data, make_main, require_paths
 from dh_keras.config.load import DEFAULT_CONFIG, load_config
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     changes = [*(f"{key}={text}" for key, text in given.items()), *overrides]
     path = args.config or (open_run(args.output).path / CONFIG_FILE if args.resume else DEFAULT_CONFIG)
     name, init = path.stem, args.init
-    if args.config is None and not args.resume and _names_photographs(changes):
+    if args.config is None and not args.resume and (args.train_annotations or args.tfrecords):
         if args.strategy == "multi_worker":
             raise ConfigError("--strategy multi_worker: needs --config, as what lies on each machine may differ")
         require_paths(args.init, *(text for key, text in given.items() if key != "data.train_tfrecords"))
@@ -88,10 +87,6 @@ def run(args: argparse.Namespace) -> None:
         init=init,
         worker_timeout=args.worker_timeout,
     )
-
-
-def _names_photographs(changes: Sequence[str]) -> bool:
-    return any(change.startswith(("data.train_annotations=", "data.train_tfrecords=")) for change in changes)
 
 
 main = make_main(make_parser, run)
