@@ -8,6 +8,7 @@ import os
 import random
 import re
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,8 @@ def load_pipeline(path: str) -> Pipeline:
         raise ConfigError(
             f"key data.augment_file: needs Albumentations; install it with {pip_install('augment')}"
         ) from error
+    # Operations on colors leave boxes where they are.
+    warnings.filterwarnings("ignore", message="Got processor for bboxes, but no transform to process it")
     try:
         return Pipeline(path, yaml.safe_load(text))  # JSON is YAML
     except Exception as error:  # YAML's, a missing key, an operation that does not exist or refuses its arguments

@@ -22,10 +22,10 @@ class _Recipe(TakesSummedGradients):
         self,
         learning_rate: Any,
         *,
-        l2: float = 0.0,
-        bias_lr_factor: float = 1.0,
-        bias_l2: float | None = None,
-        clip_norm: float | None = None,
+        l2: float,
+        bias_lr_factor: float,
+        bias_l2: float | None,
+        clip_norm: float | None,
         **kwargs: Any,
     ):
         kwargs.pop("global_clipnorm", None)
@@ -70,8 +70,20 @@ class RecipeSGD(_Recipe, keras.optimizers.SGD):
         clip_norm: largest global norm of the gradients; None does not clip.
     """
 
-    def __init__(self, learning_rate: Any, *, momentum: float = 0.9, name: str = "recipe_sgd", **kwargs: Any):
-        super().__init__(learning_rate, momentum=momentum, name=name, **kwargs)
+    def __init__(
+        self,
+        learning_rate: Any,
+        *,
+        momentum: float = 0.9,
+        l2: float = 0.0,
+        bias_lr_factor: float = 1.0,
+        bias_l2: float | None = None,
+        clip_norm: float | None = None,
+        name: str = "recipe_sgd",
+        **kwargs: Any,
+    ):
+        own = {"l2": l2, "bias_lr_factor": bias_lr_factor, "bias_l2": bias_l2, "clip_norm": clip_norm}
+        super().__init__(learning_rate, momentum=momentum, name=name, **own, **kwargs)
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
         """Update one variable and its velocity, unless the learning rate is not finite."""
@@ -99,13 +111,30 @@ class RecipeAdamW(_Recipe, keras.optimizers.Adam):
     Args:
         learning_rate: number or schedule; about how far a weight moves in a step, whatever its gradient.
         beta_1: share of the running mean that is kept.
+        beta_2: share of the running square that is kept.
+        epsilon: added to the deviation before its start is corrected for, as Keras does.
         l2: weight decay of every trainable variable but biases, apart from the gradient.
-        bias_lr_factor, bias_l2, clip_norm: as for `RecipeSGD`.
-        **kwargs: of `keras.optimizers.Adam`, which sets beta_2 and epsilon.
+        bias_lr_factor: the learning rate of biases is so many times that of the other variables.
+        bias_l2: the l2 of biases; None takes l2.
+        clip_norm: largest global norm of the gradients; None does not clip.
     """
 
-    def __init__(self, learning_rate: Any, *, name: str = "recipe_adamw", **kwargs: Any):
-        super().__init__(learning_rate, name=name, **kwargs)
+    def __init__(
+        self,
+        learning_rate: Any,
+        *,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        l2: float = 0.0,
+        bias_lr_factor: float = 1.0,
+        bias_l2: float | None = None,
+        clip_norm: float | None = None,
+        name: str = "recipe_adamw",
+        **kwargs: Any,
+    ):
+        own = {"l2": l2, "bias_lr_factor": bias_lr_factor, "bias_l2": bias_l2, "clip_norm": clip_norm}
+        super().__init__(learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, name=name, **own, **kwargs)
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
         """Update one variable and its slots, unless the learning rate is not finite."""

@@ -204,3 +204,6 @@ def test_what_may_differ_and_what_may_not(data, tmp_path):
     assert [key for key in facts if facts[key] != changed[key]] == [
         "checksum of the validation images' names, sizes and boxes"
     ]
+    (tmp_path / "pipeline.yaml").write_text("another")
+    changed = data_facts(splits.train, splits.val, str(tmp_path / "pipeline.yaml"))
+    assert [key for key in facts if facts[key] != changed[key]] == ["checksum of data.augment_file"]
