@@ -27,7 +27,7 @@ from dh_keras.inference.prediction.sources import files_of
 from dh_keras.inference.prediction.stream import detect_stream
 from dh_keras.inference.result import Result
 from dh_keras.inference.served import read_served, split_by_image
-from dh_keras.inference.serving_module import LABELS_FILE, SIGNATURE_FILE, ServingModule
+from dh_keras.inference.serving_module import LABELS_FILE, ONNX_FILE, SIGNATURE_FILE, ServingModule
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
@@ -88,13 +88,13 @@ class Detector:
     def load(
         path: str | Path, overrides: Sequence[str] = (), *, precision: str = "float32", target: str | None = None
     ) -> "Detector":
-        """Load a run folder (its best weights), a SavedModel folder, or published weights.
+        """Load a run folder (its best weights), what was exported of one, or published weights.
 
         Args:
             path: the folder; or a name of `dh-keras fetch`, such as "mmdetection_r50", which is downloaded once.
             overrides: `key=value` changes to a run's config, such as "model.score_threshold=0.3".
-            precision: "float32" or "bfloat16", in which a run's network computes; a SavedModel has its own.
-            target: "cpu" or "gpu", what a run's graph is for; None takes what this machine has, a SavedModel its own.
+            precision: "float32" or "bfloat16", in which a run's network computes; an export has its own.
+            target: "cpu" or "gpu", what a run's graph is for; None takes what this machine has, an export its own.
 
         Raises:
             DataError: when the folder is neither, or its weights do not fit its config; when a download fails.
@@ -104,9 +104,14 @@ class Detector:
             detector = ModelDetector.from_run(open_run(path, overrides), precision=precision, target=target)
             detector.best_scores = scores_of(detector.categories, read_best_scores(path))
             return detector
-        if (path / "saved_model.pb").is_file():
-            if overrides:
-                raise DataError(f"{path}: a SavedModel is fixed and takes no overrides, got {' '.join(overrides)}")
+        exported = next((name for name in ("saved_model.pb", ONNX_FILE) if (path / name).is_file()), None)
+        if exported and overrides:
+            raise DataError(f"{path}: an export is fixed and takes no overrides, got {' '.join(overrides)}")
+        if exported == ONNX_FILE:
+            from dh_keras.inference.onnx_detector import OnnxDetector
+
+            return OnnxDetector(path)
+        if exported:
             return SavedModelDetector(path)
         if not path.exists():
             raise DataError(f"{path}: no such folder; expected a run folder or a SavedModel")
@@ -333,11 +338,7 @@ class SavedModelDetector(Detector):
                 self._loaded = tf.saved_model.load(str(folder))  # its functions need it
             from_bytes = self._loaded.signatures["serving_default"]
             from_images = self._loaded.signatures["serve_image"]
-            rows = from_bytes.structured_outputs["detection_scores"].shape[1]
-            description = json.loads((path / "assets" / SIGNATURE_FILE).read_text(encoding="utf-8"))
-            limits = (description["preprocessing"]["min_size"], description["preprocessing"]["max_size"])
-            best = {int(number): float(score) for number, score in description.get("best_scores", {}).items()}
-            target = description.get("target", "cpu")  # before there were targets, canvases were those of a CPU
+            settings, best = read_description(path)
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise DataError(
                 f"{path}: not a SavedModel that this package exported: {str(error).splitlines()[0]}"
@@ -346,12 +347,25 @@ class SavedModelDetector(Detector):
             read_classes(path / "assets" / LABELS_FILE),
             serve_bytes=lambda image_bytes: from_bytes(image_bytes=image_bytes),
             serve_images=lambda images: from_images(images=images),
-            max_detections=rows,
-            size_limits=limits,
-            target=target,
+            **settings,
         )
         self.path = path
         self.best_scores = scores_of(self.categories, best)
+
+
+def read_description(path: Path) -> tuple[dict[str, Any], dict[int, float]]:
+    """From what an export says of itself, settings of a `Detector`, and each class's score to show, by id.
+
+    Raises:
+        OSError, KeyError, ValueError: when it is missing or damaged.
+    """
+    description = json.loads((path / "assets" / SIGNATURE_FILE).read_text(encoding="utf-8"))
+    settings = {
+        "max_detections": description["max_detections"],
+        "size_limits": (description["preprocessing"]["min_size"], description["preprocessing"]["max_size"]),
+        "target": description.get("target", "cpu"),  # before there were targets, canvases were those of a CPU
+    }
+    return settings, {int(number): float(score) for number, score in description.get("best_scores", {}).items()}
 
 
 def _equal_size_batches(

@@ -24,6 +24,7 @@ from dh_keras.run.classes import Category
 
 SIGNATURE_FILE = "signature.json"
 LABELS_FILE = "labels.json"
+ONNX_FILE = "model.onnx"
 
 
 class ServingModule(tf.Module):
@@ -55,6 +56,7 @@ class ServingModule(tf.Module):
         self.weights = [variable.value for variable in detector.variables]
         self._get_detector = lambda: detector
         self._limits = {"min_size": min_size, "max_size": max_size}
+        self._longest = -(-max_size // SIZE_DIVISOR) * SIZE_DIVISOR
         self._category_ids = tuple(category.id for category in categories)
         self._category_names = tuple(category.name for category in categories)
 
@@ -174,7 +176,7 @@ class ServingModule(tf.Module):
 
     def _prepare(self, inputs: tf.Tensor, to_image) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Resized images on a common canvas uint8 [B, H, W, 3], their sizes and the original sizes, int32 [B, 2]."""
-        side = -(-self._limits["max_size"] // SIZE_DIVISOR) * SIZE_DIVISOR
+        side = self._longest
 
         def prepare(one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             image = to_image(one)
@@ -193,18 +195,18 @@ class ServingModule(tf.Module):
                     tf.TensorSpec([2], tf.int32),
                 ),
             )
-            canvas = self._canvas(tf.reduce_max(resized_sizes, axis=0), side)
+            canvas = self._canvas(tf.reduce_max(resized_sizes, axis=0))
             return images[:, : canvas[0], : canvas[1], :], resized_sizes, sizes
 
-    def _canvas(self, needed: tf.Tensor, longest: int) -> tf.Tensor:
+    def _canvas(self, needed: tf.Tensor) -> tf.Tensor:
         """(height, width) that images which need so much are padded to, int32 [2] both.
 
         On a GPU it is one of the few that training has, or a square where some images lie and others stand, because
         its library measures the ways to convolve for every new one.
         """
         if self.target == "cpu":
-            return -(-needed // SIZE_DIVISOR) * SIZE_DIVISOR
-        few = tf.constant(sorted([*canvases(**self._limits), (longest, longest)], key=math.prod))
+            return (needed + SIZE_DIVISOR - 1) // SIZE_DIVISOR * SIZE_DIVISOR
+        few = tf.constant(sorted([*canvases(**self._limits), (self._longest, self._longest)], key=math.prod))
         holds = tf.reduce_all(needed <= few, axis=1)
         return few[tf.where(holds)[0, 0]]
 

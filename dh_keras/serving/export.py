@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -39,19 +40,33 @@ def export_saved_model(detector: Detector, output: str | Path) -> Path:
     Examples:
         >>> export_saved_model(Detector.load("runs/cells"), "models/cells/1")
     """
-    if not isinstance(detector, ModelDetector):
-        raise DataError(f"{detector.path}: is a SavedModel already; export takes a run folder")
-    module, output = detector.module, to_path(output)
+    module, output = exportable(detector).module, to_path(output)
     require_absent(output, _CHOOSE_NEXT)
     if not output.name.isdigit():
         raise DataError(f"{output}: TensorFlow Serving wants a numbered folder; use {output / '1'}")
     with new_folder(output, _CHOOSE_NEXT) as folder:
         tf.saved_model.save(module, str(folder), signatures=module.signatures())
-        write_classes(folder / "assets" / LABELS_FILE, detector.categories)
-        scores = {category.id: score for category, score in zip(detector.categories, detector.best_scores, strict=True)}
-        write_json(folder / "assets" / SIGNATURE_FILE, {**module.describe(), "best_scores": scores})
+        write_assets(folder, detector, module.describe())
         write_warmup_requests(folder, warmup_requests(module.target, module.warm_up_rois))
     return output
+
+
+def exportable(detector: Detector) -> ModelDetector:
+    """The detector, if it holds a network.
+
+    Raises:
+        DataError: when it is an export itself.
+    """
+    if not isinstance(detector, ModelDetector):
+        raise DataError(f"{detector.path}: is exported already; export takes a run folder")
+    return detector
+
+
+def write_assets(folder: Path, detector: Detector, description: dict[str, Any]) -> None:
+    """Write what any export says of itself: its classes, and the description with each class's score to show."""
+    write_classes(folder / "assets" / LABELS_FILE, detector.categories)
+    scores = {category.id: score for category, score in zip(detector.categories, detector.best_scores, strict=True)}
+    write_json(folder / "assets" / SIGNATURE_FILE, {**description, "best_scores": scores})
 
 
 def compare_detectors(detector: Detector, exported: Detector, paths: Sequence[Path]) -> str:

@@ -36,7 +36,7 @@ def few_sizes(count: tf.Tensor) -> tf.Tensor:
     """The least of `FEW_SIZES` that is not less than a number of rows, or that number if it is too large; int32 []."""
     rows = tf.constant(FEW_SIZES[0])
     for _ in FEW_SIZES[1:]:  # by operations on whole numbers that a machine with a GPU does beside it
-        rows *= tf.clip_by_value(-(-count // rows), 1, 2)
+        rows *= tf.clip_by_value((count + rows - 1) // rows, 1, 2)
     return tf.maximum(rows, count)
 
 

@@ -108,7 +108,7 @@ def roi_align(
     strides = tf.gather(tf.constant([2.0 ** int(level[1:]) for level in levels]), level_index)
 
     vertical, horizontal = (
-        _axis_weights(
+        axis_weights(
             rois[:, axis], rois[:, axis + 2], strides, map_size[:, axis], output_size[axis], sampling_ratio, geometry
         )
         for axis in range(2)
@@ -122,7 +122,7 @@ def roi_align(
     return tf.cast(pooled, maps[0].dtype)
 
 
-def _axis_weights(
+def axis_weights(
     start: tf.Tensor,
     end: tf.Tensor,
     strides: tf.Tensor,

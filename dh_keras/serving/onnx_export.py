@@ -1,0 +1,117 @@
+"""The ONNX file of a detector: the graph that TensorFlow Serving gets, of operations that other runtimes have."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from dh_keras.data import transforms
+from dh_keras.errors import DataError, UserError, pip_install
+from dh_keras.files import new_folder, write_bytes
+from dh_keras.inference.detector import Detector, ModelDetector
+from dh_keras.inference.serving_module import ONNX_FILE, ServingModule
+from dh_keras.modeling.layers.roi_align import RoIAlign
+from dh_keras.modeling.ops.boxes import scale_boxes
+from dh_keras.modeling.ops.gather_roi_align import gather_roi_align
+from dh_keras.modeling.ops.roi_align import roi_levels
+from dh_keras.paths import to_path
+from dh_keras.serving.export import exportable, write_assets
+
+OPSET = 18
+
+
+class GatherRoIAlign(RoIAlign):
+    """`RoIAlign` without sparse products, which ONNX does not have."""
+
+    def call(
+        self, pyramid: dict[str, tf.Tensor], rois: tf.Tensor, image_index: tf.Tensor, training: bool | None = None
+    ) -> tf.Tensor:
+        """See `RoIAlign`."""
+        return gather_roi_align(
+            pyramid,
+            scale_boxes(rois, self.scale),
+            image_index,
+            roi_levels(rois, levels=self.levels),
+            sampling_ratio=self.sampling_ratio,
+            geometry=self.geometry,
+            output_size=self.output_size,
+            levels=self.levels,
+        )
+
+
+class OnnxModule(ServingModule):
+    """`serve_images` as ONNX has it: files are decoded and classes are named outside of the graph."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a client must know, ready for JSON."""
+        described = super().describe()
+        inputs, outputs = described["inputs"], described["outputs"]
+        del described["orientation"], outputs["detection_class_names"]
+        return {**described, "inputs": {ONNX_FILE: inputs["serve_image"]}, "opset": OPSET}
+
+    def _prepare(self, inputs: tf.Tensor, to_image: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """All images in one step, for they have one size; to_image is not called, they are images."""
+        shape = tf.shape(inputs)
+        size = shape[1:3]
+        resized_size = transforms.resized_size(size, **self._limits)
+        # ONNX resizes whole numbers to whole numbers, cut off instead of rounded.
+        resized = transforms.resize_image(tf.cast(inputs, tf.float32), resized_size)
+        missing = self._canvas(resized_size) - resized_size
+        images = tf.pad(resized, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+        return images, *(tf.tile(pair[None], [shape[0], 1]) for pair in (resized_size, size))
+
+    def _describe(self, *arguments: Any) -> dict[str, tf.Tensor]:
+        outputs = super()._describe(*arguments)
+        return {name: output for name, output in outputs.items() if output.dtype != tf.string}
+
+
+def export_onnx(detector: Detector, output: str | Path) -> Path:
+    """Write a folder with `model.onnx`, which takes images and finds what `serve_image` of a SavedModel finds.
+
+    Beside it, in assets, is what an export for TensorFlow Serving has there: classes and the description.
+
+    Args:
+        detector: of a run folder or of a model, in float32.
+        output: the folder; must not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: when tf2onnx is not installed.
+        DataError: for the detector of an export or one in bfloat16, and when the folder exists.
+
+    Examples:
+        >>> export_onnx(Detector.load("runs/cells"), "models/cells_onnx")
+    """
+    module = _onnx_module(exportable(detector))
+    if module.detector.backbone.compute_dtype != "float32":
+        raise DataError(f"an ONNX file computes in float32, got {module.detector.backbone.compute_dtype}")
+    with new_folder(output) as folder:
+        write_bytes(folder / ONNX_FILE, _convert(module))
+        write_assets(folder, detector, module.describe())
+    return to_path(output)
+
+
+def _onnx_module(detector: ModelDetector) -> ServingModule:
+    """The detector's module with other layers for RoIAlign; the weights are the same."""
+    model = detector.model
+    aligns = {kind: GatherRoIAlign.from_config(layer.get_config()) for kind, layer in model.roi_align.items()}
+    min_size, max_size = detector.size_limits
+    return OnnxModule(
+        model.with_layers(roi_align=aligns),
+        detector.categories,
+        min_size=min_size,
+        max_size=max_size,
+        target=detector.target,
+    )
+
+
+def _convert(module: ServingModule) -> bytes:
+    try:
+        from tf2onnx.convert import from_function
+    except ImportError as error:
+        raise UserError(f"an ONNX file needs tf2onnx: {pip_install('onnx')}") from error
+    function = module.serve_images
+    model, _ = from_function(function, input_signature=function.input_signature, opset=OPSET)
+    return model.SerializeToString()
