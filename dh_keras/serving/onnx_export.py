@@ -54,8 +54,7 @@ class OnnxModule(ServingModule):
         shape = tf.shape(inputs)
         size = shape[1:3]
         resized_size = transforms.resized_size(size, **self._limits)
-        # ONNX resizes whole numbers to whole numbers, cut off instead of rounded.
-        resized = transforms.resize_image(tf.cast(inputs, tf.float32), resized_size)
+        resized = resize_images(inputs, resized_size)
         missing = self._canvas(resized_size) - resized_size
         images = tf.pad(resized, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
         return images, *(tf.tile(pair[None], [shape[0], 1]) for pair in (resized_size, size))
@@ -109,9 +108,53 @@ def _onnx_module(detector: ModelDetector) -> ServingModule:
 
 def _convert(module: ServingModule) -> bytes:
     try:
+        import onnx
         from tf2onnx.convert import from_function
+
+        from dh_keras.serving import onnx_graph
     except ImportError as error:
-        raise UserError(f"an ONNX file needs tf2onnx: {pip_install('onnx')}") from error
+        raise UserError(f"an ONNX file needs tf2onnx and onnx: {pip_install('onnx')}") from error
     function = module.serve_images
-    model, _ = from_function(function, input_signature=function.input_signature, opset=OPSET)
+    model, _ = from_function(
+        function,
+        input_signature=function.input_signature,
+        opset=OPSET,
+        custom_op_handlers=onnx_graph.KEPT_AS_THEY_ARE,
+    )
+    onnx_graph.read_from_outside(model.graph)
+    onnx_graph.limit_sizes(model.graph)
+    onnx.checker.check_model(model)  # tf2onnx passes on what it does not know
     return model.SerializeToString()
+
+
+def resize_images(images: tf.Tensor, new_size: tf.Tensor) -> tf.Tensor:
+    """What `transforms.resize_image` does, by gathering and in the same steps, so that every runtime rounds alike.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        new_size: int32 [2], (height, width) in pixels.
+
+    Returns:
+        float32 [B, new_size[0], new_size[1], 3] of whole numbers.
+    """
+    shape = tf.shape(images)
+    (top, bottom, down), (left, right, across) = (_neighbours(shape[1 + axis], new_size[axis]) for axis in range(2))
+    across = across[:, None]
+
+    def row(y: tf.Tensor) -> tf.Tensor:
+        pixels = tf.gather(images, y, axis=1)
+        before, after = (tf.cast(tf.gather(pixels, x, axis=2), tf.float32) for x in (left, right))
+        return before + (after - before) * across
+
+    upper = row(top)
+    return tf.round(upper + (row(bottom) - upper) * down[:, None, None])
+
+
+def _neighbours(size: tf.Tensor, new_size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Of each new row or column, the two old ones around it, int32, and its distance from the first, float32."""
+    scale = tf.cast(size, tf.float32) / tf.cast(new_size, tf.float32)
+    place = (tf.range(tf.cast(new_size, tf.float32)) + 0.5) * scale - 0.5
+    first = tf.floor(place)
+    before = tf.maximum(tf.cast(first, tf.int32), 0)
+    after = tf.minimum(tf.cast(tf.math.ceil(place), tf.int32), size - 1)
+    return before, after, place - first
