@@ -10,6 +10,7 @@ EXTRAS = {
     "formats": ["globox>=2.9,<3"],
     "supervision": ["supervision>=0.31,<1"],  # older ones bring an OpenCV in the place of the one below
     "augment": ["albumentations>=2.0.8,<3"],
+    "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.19,<2", "onnxruntime>=1.23,<2"],
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.27,<2"],
 }
 EXTRAS["test"] = [
@@ -27,6 +28,8 @@ EXTRAS["test"] = [
     *EXTRAS["formats"],
     *EXTRAS["supervision"],
     *EXTRAS["augment"],
+    *EXTRAS["onnx"],
+    "openvino>=2026.4,<2027",
 ]
 
 setup(

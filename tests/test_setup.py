@@ -47,7 +47,7 @@ def test_messages_name_the_libraries_of_an_extra_as_setup_does(distribution, mon
     assert pip_install("docs") == 'pip install "mkdocs-material<10,>=9.6" "mkdocstrings[python]<2,>=0.27"'
     sources = "".join(path.read_text() for path in (ROOT / "dh_keras").rglob("*.py"))
     named = set(re.findall(r"pip_install\(['\"](\w+)", sources))
-    assert named == {"hub", "serving", "demo", "formats", "supervision", "augment"}
+    assert named == {"hub", "serving", "demo", "formats", "supervision", "augment", "onnx"}
     assert named <= set(distribution.extras_require)
 
 

@@ -1,4 +1,4 @@
-"""Export a run as a SavedModel for TensorFlow Serving."""
+"""Export a run as a SavedModel for TensorFlow Serving, or as an ONNX file."""
 
 import argparse
 
@@ -11,7 +11,10 @@ def make_parser() -> CommandParser:
         "export", __doc__, words={"run": ("RUN", "run folder, as train and convert-checkpoint write it")}
     )
     parser.add_argument(
-        "--output", type=any_path, required=True, help="numbered folder to write, such as models/cells/1"
+        "--output", type=any_path, required=True, help="folder to write; models/cells/1, with a number, for a server"
+    )
+    parser.add_argument(
+        "--format", choices=("saved_model", "onnx"), default="saved_model", help="for TensorFlow Serving, or for others"
     )
     parser.add_argument(
         "--verify", nargs="+", type=any_path, default=[], metavar="IMAGE", help="compare detections in these"
@@ -25,12 +28,18 @@ def run(args: argparse.Namespace) -> None:
     require_paths(args.run, *args.verify)
     from dh_keras.inference.detector import Detector
     from dh_keras.serving.export import compare_detectors, export_saved_model
+    from dh_keras.serving.onnx_export import export_onnx
 
     detector = Detector.load(args.run, args.overrides, precision=args.precision, target=args.target)
-    export_saved_model(detector, args.output)
+    if args.format == "onnx":
+        export_onnx(detector, args.output)
+        written = "model.onnx (images)"
+    else:
+        export_saved_model(detector, args.output)
+        written = "signatures serving_default (image_bytes) and serve_image (images)"
     chosen = "as chosen" if args.target else "as this machine has"
     print(f"target: {detector.target}, {chosen}")
-    print(f"written: {args.output}, signatures serving_default (image_bytes) and serve_image (images)")
+    print(f"written: {args.output}, {written}")
     if args.verify:
         print(compare_detectors(detector, Detector.load(args.output), args.verify))
     print(f"next: dh-keras predict {args.output} PHOTO.jpg --output predictions")

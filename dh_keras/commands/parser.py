@@ -21,7 +21,7 @@ from dh_keras.errors import DataError, Interrupted, UserError, visible
 from dh_keras.paths import to_path
 from dh_keras.pretrained.published import PUBLISHED
 
-MODEL = "run folder, SavedModel folder that export wrote, or name of published weights (fetch)"
+MODEL = "run folder, folder that export wrote, or name of published weights (fetch)"
 OVERRIDE = re.compile(rf"({'|'.join(field.name for field in dataclasses.fields(Config))})(\.[\w.]*)?=")
 
 

@@ -140,7 +140,9 @@ def resized_size(size: tf.Tensor, *, min_size: int | tf.Tensor, max_size: int) -
         int32[2], (height, width), rounded half up, at least 1. `canvases.resized_sizes` takes the same float64 steps.
     """
     size = tf.cast(size, tf.float64)
-    scale = tf.minimum(tf.cast(min_size, tf.float64) / tf.reduce_min(size), max_size / tf.reduce_max(size))
+    limits = tf.stack([tf.cast(min_size, tf.float64), tf.constant(max_size, tf.float64)])
+    # One division of pairs: of a number by a size OpenVINO 2026.4 makes the reciprocal.
+    scale = tf.reduce_min(limits / tf.stack([tf.reduce_min(size), tf.reduce_max(size)]))
     return tf.maximum(tf.cast(tf.floor(size * scale + 0.5), tf.int32), 1)
 
 

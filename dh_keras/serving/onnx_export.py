@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from dh_keras.data import transforms
-from dh_keras.errors import DataError, UserError, pip_install
+from dh_keras.errors import DataError, UserError, one_line, pip_install
 from dh_keras.files import new_folder, write_bytes
 from dh_keras.inference.detector import Detector, ModelDetector
 from dh_keras.inference.serving_module import ONNX_FILE, ServingModule
@@ -123,7 +123,10 @@ def _convert(module: ServingModule) -> bytes:
     )
     onnx_graph.read_from_outside(model.graph)
     onnx_graph.limit_sizes(model.graph)
-    onnx.checker.check_model(model)  # tf2onnx passes on what it does not know
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:  # tf2onnx passes on what it does not know
+        raise DataError(f"ONNX has no operation for a part of this model: {one_line(error)}") from error
     return model.SerializeToString()
 
 

@@ -208,7 +208,7 @@ def test_an_export_is_never_overwritten_and_wants_a_number(saved_model, detector
     assert {path: path.read_bytes() for path in saved_model.rglob("*") if path.is_file()} == before
     with pytest.raises(DataError, match=r"wants a numbered folder; use .*model/1"):
         export_saved_model(detector, tmp_path / "model")
-    with pytest.raises(DataError, match=r"tiny/1: is a SavedModel already; export takes a run folder"):
+    with pytest.raises(DataError, match=r"tiny/1: is exported already; export takes a run folder"):
         export_saved_model(Detector.load(saved_model), tmp_path / "model" / "1")
 
 

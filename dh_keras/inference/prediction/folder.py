@@ -33,7 +33,7 @@ PARTS_DIR = "parts"
 ERRORS_FILE = "errors.csv"
 IMAGES_FILE = "coco_images.json"
 
-_MODEL_FILES = (CONFIG_FILE, CLASSES_FILE, "saved_model.pb", "variables/*")
+_MODEL_FILES = (CONFIG_FILE, CLASSES_FILE, "saved_model.pb", "variables/*", "model.onnx")
 
 
 @dataclass(frozen=True)

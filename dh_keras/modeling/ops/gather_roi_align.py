@@ -1,6 +1,6 @@
 """`roi_align` from operations that every runtime has: gathering and matrix products, no sparse matrices.
 
-Letters: R RoIs, N those of a group, S output cells along an axis, E weight entries per output cell and axis, C channels.
+Letters: R RoIs, N those of a group, S output cells along an axis, E weight entries per cell and axis, C channels.
 """
 
 from collections.abc import Sequence
