@@ -131,6 +131,20 @@ def test_inside_the_papers_room_ops_come_before_layers_and_stages():
         assert_imports_only(f"modeling/{stage}", "modeling/ops", "modeling/constants")
 
 
+MODEL_GARDEN = ("benchmark/peer.py", "data/formats/record_scan.py", "data/formats/record_writer.py", "data/policies.py")
+
+
+def test_the_model_garden_is_imported_by_few_and_only_when_it_is_used():
+    users = [path for path in FILES if any(name.split(".")[0] == "official" for name in imported_names(path))]
+    assert [path.relative_to(PACKAGE).as_posix() for path in users] == list(MODEL_GARDEN)
+    for path in users:
+        tree = ast.parse(path.read_text())
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        inside = {id(node) for function in functions for node in ast.walk(function)}
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in inside]
+        assert not [node.lineno for node in imports if node.module.startswith("official.")], path
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_keras_is_imported_as_itself(path):
     assert not [name for name in imported_names(path) if name.startswith(("tensorflow.keras", "tf_keras"))]

@@ -178,6 +178,11 @@ def run_command(
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:  # where TensorFlow traces a function, of a class of its own
+        if "No module named 'official" not in str(error):
+            raise
+        print('error: this needs the Model Garden: pip install "tf-models-official>=2.20,<2.21"', file=sys.stderr)
+        sys.exit(1)
 
 
 def _is_closed_pipe(stream: TextIO) -> bool:

@@ -198,3 +198,14 @@ def test_a_name_of_published_weights_is_there_for_the_commands_that_take_a_model
     require_paths("mmdetection_r50", None)
     with pytest.raises(DataError, match="mmdetection_r5: no such file or folder"):
         require_paths("mmdetection_r5")
+
+
+def test_what_needs_the_model_garden_says_so_where_it_is_not_installed(capsys):
+    def use(args):
+        raise ModuleNotFoundError("No module named 'official'")
+
+    with pytest.raises(SystemExit, match=r"^1$"):
+        run_command(CommandParser("test", "Test."), use, [])
+    assert capsys.readouterr().err.startswith('error: this needs the Model Garden: pip install "tf-models-official')
+    with pytest.raises(ZeroDivisionError):
+        run_command(CommandParser("test", "Test."), lambda args: 1 / 0, [])
