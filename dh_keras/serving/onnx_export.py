@@ -115,12 +115,7 @@ def _convert(module: ServingModule) -> bytes:
     except ImportError as error:
         raise UserError(f"an ONNX file needs tf2onnx and onnx: {pip_install('onnx')}") from error
     function = module.serve_images
-    model, _ = from_function(
-        function,
-        input_signature=function.input_signature,
-        opset=OPSET,
-        custom_op_handlers=onnx_graph.KEPT_AS_THEY_ARE,
-    )
+    model, _ = from_function(function, input_signature=function.input_signature, opset=OPSET)
     onnx_graph.read_from_outside(model.graph)
     onnx_graph.limit_sizes(model.graph)
     try:

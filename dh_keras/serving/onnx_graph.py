@@ -8,12 +8,6 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-# tf2onnx would compare whole numbers as float32.
-KEPT_AS_THEY_ARE = {
-    "Minimum": (lambda graph, node, name, arguments: None, ["Min"]),
-    "Maximum": (lambda graph, node, name, arguments: None, ["Max"]),
-}
-
 
 def read_from_outside(graph: Any) -> None:
     """What a loop does not change becomes what its body reads from the graph around it.
