@@ -257,7 +257,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path, saved_model, tiny_run):
     (tmp_path / "versions" / ".partial-2-0123abcd" / "saved_model.pb").touch()
     with pytest.raises(DataError, match=r"nor a SavedModel \(saved_model\.pb\)$"):  # what a kill left is no model
         Detector.load(tmp_path / "versions")
-    with pytest.raises(DataError, match="a SavedModel is fixed and takes no overrides"):
+    with pytest.raises(DataError, match="an export is fixed and takes no overrides"):
         Detector.load(saved_model, ["model.nms_iou=0.3"])
     run = tmp_path / "run"
     run.mkdir()
