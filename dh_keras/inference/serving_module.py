@@ -205,6 +205,7 @@ class ServingModule(tf.Module):
         its library measures the ways to convolve for every new one.
         """
         if self.target == "cpu":
+            # ONNX rounds the quotient of a negative number up, so none is divided.
             return (needed + SIZE_DIVISOR - 1) // SIZE_DIVISOR * SIZE_DIVISOR
         few = tf.constant(sorted([*canvases(**self._limits), (self._longest, self._longest)], key=math.prod))
         holds = tf.reduce_all(needed <= few, axis=1)

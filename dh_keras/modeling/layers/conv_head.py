@@ -138,6 +138,7 @@ class ConvHead(keras.layers.Layer):
         rows = few_sizes(num_rois) if for_gpu() and not training else tf.maximum(num_rois, 1)
         features = self.feature_map(pad_rows(roi_features, rows), training=training)
         pooled = tf.reduce_mean(tf.cast(features, tf.float32), axis=[1, 2], keepdims=True)
+        # Squeezed first: tf2onnx loses track of the axes of a slice that drops some.
         return self.predictors(tf.squeeze(pooled, [1, 2])[:num_rois])
 
     def feature_map(self, roi_features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
