@@ -61,10 +61,9 @@ def conv2d(
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             if relu:
                 upstream = tf.raw_ops.ReluGrad(gradients=upstream, features=outputs)
-            gradients = [
-                _input_gradient(inputs, kernel, upstream, stride),
-                kernel_gradient(inputs, upstream, size=kernel.shape[0], stride=stride),
-            ]
+            of_kernel = kernel_gradient(inputs, upstream, size=kernel.shape[0], stride=stride)
+            with tf.control_dependencies([of_kernel]):  # so its inputs and copies are gone before the next is there
+                gradients = [_input_gradient(inputs, kernel, upstream, stride), of_kernel]
             if has_bias:
                 gradients.append(tf.raw_ops.BiasAddGrad(out_backprop=upstream))
             return gradients if len(gradients) == len(terms) else [*gradients, upstream]
@@ -107,6 +106,8 @@ def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor, *, size: int, stride
         float [size, size, C, F].
     """
     channels, filters = inputs.shape[-1], upstream.shape[-1]
+    with tf.control_dependencies([upstream]):  # or the copies below are made in the forward pass, and kept
+        inputs = tf.identity(inputs)
     if stride > 1 and size > 1:  # picking cells for each place costs more than TensorFlow's kernel loses
         return tf.raw_ops.Conv2DBackpropFilter(
             input=_frame(inputs, size),
@@ -217,5 +218,10 @@ def _cropped_products(inputs: tf.Tensor, upstream: tf.Tensor, size: int) -> list
     framed = _frame(inputs, size)
     height, width = tf.shape(inputs)[1], tf.shape(inputs)[2]
     upstream = tf.reshape(upstream, [-1, filters])
-    crops = [framed[:, row : row + height, column : column + width] for row in range(size) for column in range(size)]
-    return [_product(tf.reshape(crop, [-1, channels]), upstream) for crop in crops]
+    products: list[tf.Tensor] = []
+    for row in range(size):
+        for column in range(size):
+            with tf.control_dependencies(products[-1:]):  # one copy at a time
+                crop = framed[:, row : row + height, column : column + width]
+            products.append(_product(tf.reshape(crop, [-1, channels]), upstream))
+    return products
