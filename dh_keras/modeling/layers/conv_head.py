@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dh_keras.modeling.layers.conv_norm import PYTORCH_DEFAULT, ConvNorm
+from dh_keras.modeling.layers.conv_norm import PYTORCH_DEFAULT, ConvNorm, run_in_turn
 from dh_keras.modeling.layers.non_local import NonLocalBlock
 from dh_keras.modeling.layers.predictors import BoxPredictors
 from dh_keras.modeling.layers.resnet import BOTTLENECK_EXPANSION, ResidualBlock
@@ -44,7 +44,7 @@ class UpBlock(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Float [R, H, W, C] to [R, H, W, channels]."""
         shortcut = self.shortcut(inputs, training=training)
-        return self.conv2(self.conv1(inputs, training=training), training=training, residual=shortcut)
+        return run_in_turn([self.conv1, self.conv2], inputs, training=training, residual=shortcut)
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")

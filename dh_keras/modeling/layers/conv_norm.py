@@ -1,11 +1,14 @@
 """Convolution, normalisation and optional ReLU: the brick of the backbone and of the conv-head."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from dh_keras.modeling.layers.normalization import FOLDED, FusedBatchNormalization, make_norm
+from dh_keras.modeling.layers.recomputation import recomputed
 from dh_keras.modeling.ops.convolution import conv2d
 
 # Initializers as their configs: each convolution makes its own, so that no two draw the same numbers.
@@ -88,16 +91,56 @@ class ConvNorm(keras.layers.Layer):
         Returns:
             float [N, ceil(H / stride), ceil(W / stride), filters].
         """
-        options = {"stride": self.stride, "differentiable": bool(training) and self.trainable}
+        if self.norm_follows(training):
+            return self.normalise(self.convolve(inputs, training=training), training=training, residual=residual)
         relu = self.relu or residual is not None
         kernel = tf.convert_to_tensor(self.conv.kernel)
         if self.norm is None:
-            return conv2d(inputs, kernel, tf.convert_to_tensor(self.conv.bias), residual, relu=relu, **options)
-        if isinstance(self.norm, FusedBatchNormalization) and not self.norm.uses_batch(training):
-            # A norm with fixed statistics is linear: scaling the kernel is less work than scaling the outputs.
+            bias = tf.convert_to_tensor(self.conv.bias)
+        else:  # A norm with fixed statistics is linear: scaling the kernel is less work than scaling the outputs.
             scale, shift = self.norm.scale_and_shift()
             kernel = tf.cast(tf.cast(kernel, tf.float32) * scale, kernel.dtype)
-            return conv2d(inputs, kernel, tf.cast(shift, kernel.dtype), residual, relu=relu, **options)
-        outputs = self.norm(conv2d(inputs, kernel, **options), training=training)
+            bias = tf.cast(shift, kernel.dtype)
+        return conv2d(inputs, kernel, bias, residual, relu=relu, **self._options(training))
+
+    def norm_follows(self, training: bool | None) -> bool:
+        """Whether the norm is a step of its own, `normalise` after `convolve`, and not a part of the convolution."""
+        fixed = isinstance(self.norm, FusedBatchNormalization) and not self.norm.uses_batch(training)
+        return self.norm is not None and not fixed
+
+    def convolve(self, inputs: tf.Tensor, *, training: bool | None) -> tf.Tensor:
+        """Only the convolution."""
+        return conv2d(inputs, tf.convert_to_tensor(self.conv.kernel), **self._options(training))
+
+    def normalise(
+        self, convolved: tf.Tensor, *, training: bool | None, residual: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Only what follows the convolution: the norm, the sum and the ReLU."""
+        outputs = self.norm(convolved, training=training)
         outputs = outputs if residual is None else outputs + residual
-        return tf.nn.relu(outputs) if relu else outputs
+        return tf.nn.relu(outputs) if self.relu or residual is not None else outputs
+
+    def _options(self, training: bool | None) -> dict[str, Any]:
+        return {"stride": self.stride, "differentiable": bool(training) and self.trainable}
+
+
+def run_in_turn(
+    convs: Sequence[ConvNorm], inputs: tf.Tensor, *, training: bool | None, residual: tf.Tensor
+) -> tf.Tensor:
+    """One after the other, the residual added in the last.
+
+    In training, a norm between two convolutions is computed a second time for the gradients, which is little work: what
+    comes out of it is as large as what goes in, and only that is kept.
+    """
+    if not training or not all(conv.norm_follows(training) for conv in convs):
+        for conv in convs[:-1]:
+            inputs = conv(inputs, training=training)
+        return convs[-1](inputs, training=training, residual=residual)
+    outputs = convs[0].convolve(inputs, training=training)
+    for before, conv in itertools.pairwise(convs):
+
+        def normalise_and_convolve(convolved: tf.Tensor, before: ConvNorm = before, conv: ConvNorm = conv) -> tf.Tensor:
+            return conv.convolve(before.normalise(convolved, training=training), training=training)
+
+        outputs = recomputed(normalise_and_convolve)(outputs)
+    return convs[-1].normalise(outputs, training=training, residual=residual)

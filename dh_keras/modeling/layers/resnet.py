@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dh_keras.modeling.layers.conv_norm import HE_NORMAL, ConvNorm
+from dh_keras.modeling.layers.conv_norm import HE_NORMAL, ConvNorm, run_in_turn
 
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 STAGES = ("C2", "C3", "C4", "C5")
@@ -81,10 +81,7 @@ class ResidualBlock(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Float [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), output_channels]."""
         shortcut = inputs if self.shortcut is None else self.shortcut(inputs, training=training)
-        outputs = inputs
-        for conv in self.convs[:-1]:
-            outputs = conv(outputs, training=training)
-        return self.convs[-1](outputs, training=training, residual=shortcut)
+        return run_in_turn(self.convs, inputs, training=training, residual=shortcut)
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
