@@ -110,7 +110,9 @@ class ConvNorm(keras.layers.Layer):
 
     def convolve(self, inputs: tf.Tensor, *, training: bool | None) -> tf.Tensor:
         """Only the convolution."""
-        return conv2d(inputs, tf.convert_to_tensor(self.conv.kernel), **self._options(training))
+        # Cast here too, since Keras does not where this is computed again for the gradients.
+        kernel = tf.cast(tf.convert_to_tensor(self.conv.kernel), inputs.dtype)
+        return conv2d(inputs, kernel, **self._options(training))
 
     def normalise(
         self, convolved: tf.Tensor, *, training: bool | None, residual: tf.Tensor | None = None

@@ -95,7 +95,8 @@ def roi_align(
 
     maps = [features_per_level[level] for level in levels]
     channels = maps[0].shape[-1]
-    table = tf.concat([tf.reshape(tf.cast(m, tf.float32), [-1, channels]) for m in maps], axis=0)
+    # Joined in their own precision, which is fewer bytes. RoIAligns of one graph share this table.
+    table = tf.cast(tf.concat([tf.reshape(m, [-1, channels]) for m in maps], axis=0), tf.float32)
     sizes = map_sizes(maps)
     batch = tf.shape(maps[0])[0]
     with on_host():
@@ -219,33 +220,48 @@ def _assemble_ragged(
     first_cell: tf.Tensor, map_width: tf.Tensor, vertical: AxisWeights, horizontal: AxisWeights
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sparse indices and values where the number of entries depends on the RoI; unused entries are never built."""
-    height, width = vertical.cells.shape[1], horizontal.cells.shape[1]
-    rows = (first_cell[:, None, None] + vertical.cells * map_width[:, None, None], vertical.weights)
-    num_entries = tf.shape(horizontal.cells)[2]
-    columns = (horizontal.cells, horizontal.weights)
+    bins = [tf.shape(first_cell)[0], vertical.cells.shape[1], horizontal.cells.shape[1]]
+    row_cells = first_cell[:, None, None] + vertical.cells * map_width[:, None, None]
+
+    def of_bins(values: tf.Tensor) -> tf.Tensor:
+        """Values that broadcast to [R, S, S], of all bins in a row."""
+        return tf.reshape(tf.broadcast_to(values, bins), [-1])
+
     # First the rows of all bins, then the columns of all rows.
-    roi, within_roi = _members(vertical.counts * (height * width))
-    rows_per_bin = tf.gather(vertical.counts, roi)
-    bin_index, row = within_roi // rows_per_bin, within_roi % rows_per_bin
-    at_row = tf.stack([roi, bin_index // width, row], axis=1)
-    row_cells, row_weights = (tf.gather_nd(x, at_row) for x in rows)
+    matrix_row, row = _members(of_bins(vertical.counts[:, None, None]), of_bins(_first_entries(vertical)[:, :, None]))
+    counts, firsts = of_bins(horizontal.counts[:, None, None]), of_bins(_first_entries(horizontal)[:, None, :])
+    run, column = _members(tf.gather(counts, matrix_row), tf.gather(firsts, matrix_row))
+    row_cells = tf.gather(tf.reshape(row_cells, [-1]), row)
+    column_cells = tf.reshape(horizontal.cells, [-1])
+    # A gather takes as long for two numbers at once as for one.
+    indices = tf.gather(tf.stack([matrix_row, row_cells], axis=1), run)
+    indices += tf.gather(tf.stack([tf.zeros_like(column_cells), column_cells], axis=1), column)
+    row_weights = tf.gather(tf.reshape(vertical.weights, [-1]), row)
+    return indices, tf.gather(row_weights, run) * tf.gather(tf.reshape(horizontal.weights, [-1]), column)
+
+
+def _first_entries(axis: AxisWeights) -> tf.Tensor:
+    """Where the entries of each bin begin in the flat weights: int64 [R, S]."""
+    shape = tf.shape(axis.cells)
     with on_host():
-        entries = tf.cast(num_entries, tf.int64)
-    first_column = (roi * width + bin_index % width) * entries
-    row, column = _members(tf.gather(horizontal.counts, roi))
-    column += tf.gather(first_column, row)
-    column_cells, column_weights = (tf.gather(tf.reshape(x, [-1]), column) for x in columns)
-    matrix_row = tf.gather(roi * (height * width) + bin_index, row)
-    values = tf.gather(row_weights, row) * column_weights
-    return tf.stack([matrix_row, tf.gather(row_cells, row) + column_cells], axis=1), values
+        entries = tf.cast(shape[2], tf.int64)
+    return tf.reshape(count_up(shape[0] * shape[1]) * entries, shape[:2])
 
 
-def _members(counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """For every member of groups of so many members each (int64 [groups]), its group and its number within."""
+def _members(counts: tf.Tensor, firsts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """For every member of groups of so many members each: its group, and its place where its group begins at firsts.
+
+    Args:
+        counts: int64 [groups], each at least 1.
+        firsts: int64 [groups].
+    """
     ends = tf.cumsum(counts)
+    starts = ends - counts
     member = count_up(ends[-1])
-    group = tf.searchsorted(ends, member, side="right", out_type=tf.int64)
-    return group, member - tf.gather(ends - counts, group)
+    # A step up where a group begins; a search for each member's group would take several times as long.
+    begins = tf.scatter_nd(starts[1:, None], tf.ones_like(starts[1:]), tf.shape(member, tf.int64))
+    group = tf.cumsum(begins)
+    return group, member + tf.gather(firsts - starts, group)
 
 
 def _csr_matrix(indices: tf.Tensor, values: tf.Tensor, num_rows: tf.Tensor, num_columns: tf.Tensor) -> tf.Tensor:
