@@ -86,19 +86,25 @@ class RecipeSGD(_Recipe, keras.optimizers.SGD):
         super().__init__(learning_rate, momentum=momentum, name=name, **own, **kwargs)
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
-        """Update one variable and its velocity, unless the learning rate is not finite."""
+        """Update one variable and its velocity in place, unless the learning rate is not finite.
+
+        A velocity that is assigned lies elsewhere after every step, in the midst of what the next step needs.
+        """
         finite = tf.math.is_finite(learning_rate)
         rate, l2 = self.rate_and_decay(variable, tf.where(finite, learning_rate, 0.0))
-        gradient = tf.cast(gradient, variable.dtype) + l2 * tf.convert_to_tensor(variable)
-        velocity = 0.0
-        if self.momentum:
-            slot = slot_of(self, self.momentums, variable)
-            velocity = tf.convert_to_tensor(slot)
-            gradient += self.momentum * velocity
-        gradient = tf.where(finite, gradient, velocity)
-        if self.momentum:
-            self.assign(slot, gradient)
-        self.assign_sub(variable, rate * gradient)
+        with tf.control_dependencies([finite]):  # or the weights would be copied before the gradients are there
+            gradient = tf.cast(gradient, variable.dtype) + l2 * tf.convert_to_tensor(variable)
+        gradient = tf.where(finite, gradient, 0.0)
+        if not self.momentum:
+            self.assign_sub(variable, rate * gradient)
+            return
+        tf.raw_ops.ResourceApplyMomentum(
+            var=_handle(variable),
+            accum=_handle(slot_of(self, self.momentums, variable)),
+            lr=rate,
+            grad=gradient,
+            momentum=tf.cast(tf.where(finite, self.momentum, 1.0), variable.dtype),
+        )
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
@@ -174,6 +180,11 @@ def make_optimizer(train: TrainConfig, learning_rate: Any) -> RecipeSGD | Recipe
     if train.optimizer == "adamw":
         return RecipeAdamW(learning_rate, beta_1=train.momentum, **given)
     return RecipeSGD(learning_rate, momentum=train.momentum, **given)
+
+
+def _handle(variable: Any) -> tf.Tensor:
+    """Of a variable of Keras, or of a replica's part of one."""
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
 
 
 def recipe_optimizer() -> RecipeSGD:
