@@ -114,9 +114,7 @@ class ConvNorm(keras.layers.Layer):
         kernel = tf.cast(tf.convert_to_tensor(self.conv.kernel), inputs.dtype)
         return conv2d(inputs, kernel, **self._options(training))
 
-    def normalise(
-        self, convolved: tf.Tensor, *, training: bool | None, residual: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def normalise(self, convolved: tf.Tensor, *, training: bool | None, residual: tf.Tensor | None = None) -> tf.Tensor:
         """Only what follows the convolution: the norm, the sum and the ReLU."""
         outputs = self.norm(convolved, training=training)
         outputs = outputs if residual is None else outputs + residual

@@ -98,9 +98,7 @@ def step_of(run, convs, inputs, residual, upstream):
 
 
 @pytest.mark.parametrize("norm", ["batch", "sync", "group", "frozen"])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 2e-2), ("mixed_float16", 4e-3)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 2e-2), ("mixed_float16", 4e-3)])
 def test_convolutions_in_turn_have_the_values_gradients_and_statistics_of_one_by_one(norm, dtype, tolerance):
     ours, theirs = (step_of(run, *_flat(chain(norm, dtype=dtype))) for run in (run_in_turn, one_by_one))
     assert len(ours[0]) == 3 + (3 if norm == "frozen" else 9)
@@ -123,9 +121,7 @@ def test_between_convolutions_in_turn_only_what_comes_out_of_them_is_kept(run, k
             tape.watch(inputs)
             outputs = run(convs, inputs, training=True, residual=residual)
         forward.update(outputs.graph.get_operations())
-        return tape.gradient(
-            outputs, [inputs, *(conv.conv.kernel.value for conv in convs)], output_gradients=upstream
-        )
+        return tape.gradient(outputs, [inputs, *(conv.conv.kernel.value for conv in convs)], output_gradients=upstream)
 
     graph = tf.function(step, autograph=False).get_concrete_function(inputs, residual).graph
     used = {

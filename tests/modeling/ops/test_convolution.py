@@ -167,3 +167,38 @@ for _ in range(20):
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert run.returncode == 0, run.stderr[-500:]
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "shape"), [(1, 2, (1, 8, 8)), (3, 1, (2, 7, 7)), (3, 1, (1, 30, 40)), (3, 2, (1, 9, 9))]
+)
+def test_nothing_is_copied_for_the_kernel_gradient_before_the_gradient_of_the_outputs_is_there(size, stride, shape):
+    outputs = [-(-side // stride) for side in shape[1:]]
+    specs = [tf.TensorSpec(shape) for shape in ((*shape, 4), (size, size, 4, 6), (shape[0], *outputs, 6))]
+    forward = set()
+
+    def step(inputs, kernel, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            outputs = conv2d(inputs, kernel, stride=stride, differentiable=True)
+        forward.update(outputs.graph.get_operations())
+        return tape.gradient(outputs, kernel, output_gradients=upstream)
+
+    graph = tf.function(step, autograph=False).get_concrete_function(*specs).graph
+    upstream = graph.inputs[2].op
+    copies = [op for op in set(graph.get_operations()) - forward if op.type in ("MaxPool", "Pad", "StridedSlice")]
+    large = [op for op in copies if op.outputs[0].shape.rank == 4]
+    assert large
+    for op in large:
+        assert upstream in before(op), op.name
+
+
+def before(op):
+    """All operations that have run when this one does."""
+    found, ahead = set(), [op]
+    while ahead:
+        op = ahead.pop()
+        new = {*(tensor.op for tensor in op.inputs), *op.control_inputs} - found
+        found |= new
+        ahead += new
+    return found
