@@ -1,14 +1,16 @@
 """The convolution head (paper, figure 2 and section 4.2)."""
 
+import functools
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from dh_keras.modeling.layers.conv_norm import PYTORCH_DEFAULT, ConvNorm, run_in_turn
+from dh_keras.modeling.layers.conv_norm import PYTORCH_DEFAULT, ConvNorm, norms_follow, run_in_turn
 from dh_keras.modeling.layers.non_local import NonLocalBlock
 from dh_keras.modeling.layers.predictors import BoxPredictors
-from dh_keras.modeling.layers.resnet import BOTTLENECK_EXPANSION, ResidualBlock
+from dh_keras.modeling.layers.recomputation import recomputed
+from dh_keras.modeling.layers.resnet import BOTTLENECK_EXPANSION, ResidualBlock, run_blocks
 from dh_keras.modeling.ops.machine import few_sizes, for_gpu, pad_rows
 
 
@@ -42,8 +44,12 @@ class UpBlock(keras.layers.Layer):
             conv.build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Float [R, H, W, C] to [R, H, W, channels]."""
-        shortcut = self.shortcut(inputs, training=training)
+        """Float [R, H, W, C] to [R, H, W, channels].
+
+        In training the shortcut is computed again for the gradients, from a quarter of what it puts out.
+        """
+        shortcut = functools.partial(self.shortcut, training=training)
+        shortcut = (recomputed(shortcut) if norms_follow([self.shortcut], training) else shortcut)(inputs)
         return run_in_turn([self.conv1, self.conv2], inputs, training=training, residual=shortcut)
 
 
@@ -144,8 +150,6 @@ class ConvHead(keras.layers.Layer):
     def feature_map(self, roi_features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """What is averaged for the predictors: float [R, 7, 7, C] to [R, 7, 7, channels], R at least 1."""
         features = self.up_block(roi_features, training=training)
-        for index, bottleneck in enumerate(self.bottlenecks):
-            if self.non_local_blocks:
-                features = self.non_local_blocks[index](features, training=training)
-            features = bottleneck(features, training=training)
-        return features
+        for non_local, bottleneck in zip(self.non_local_blocks, self.bottlenecks, strict=False):
+            features = bottleneck(non_local(features, training=training), training=training)
+        return features if self.non_local_blocks else run_blocks(self.bottlenecks, features, training=training)

@@ -129,18 +129,28 @@ def run_in_turn(
 ) -> tf.Tensor:
     """One after the other, the residual added in the last.
 
-    In training, a norm between two convolutions is computed a second time for the gradients, which is little work: what
-    comes out of it is as large as what goes in, and only that is kept.
+    In training, what comes out of a norm between two convolutions is as large as what goes in, so only that is kept,
+    and the norm is computed again for the gradients.
     """
-    if not training or not all(conv.norm_follows(training) for conv in convs):
+    if not norms_follow(convs, training):
         for conv in convs[:-1]:
             inputs = conv(inputs, training=training)
         return convs[-1](inputs, training=training, residual=residual)
-    outputs = convs[0].convolve(inputs, training=training)
+    outputs = convolve_in_turn(convs, convs[0].convolve(inputs, training=training))
+    return convs[-1].normalise(outputs, training=training, residual=residual)
+
+
+def norms_follow(convs: Sequence[ConvNorm], training: bool | None) -> bool:
+    """Whether this is training, and norms follow the convolutions: what is computed again then is little work."""
+    return bool(training) and all(conv.norm_follows(training) for conv in convs)
+
+
+def convolve_in_turn(convs: Sequence[ConvNorm], convolved: tf.Tensor) -> tf.Tensor:
+    """From the output of the first convolution, before its norm, to that of the last, in training."""
     for before, conv in itertools.pairwise(convs):
 
         def normalise_and_convolve(convolved: tf.Tensor, before: ConvNorm = before, conv: ConvNorm = conv) -> tf.Tensor:
-            return conv.convolve(before.normalise(convolved, training=training), training=training)
+            return conv.convolve(before.normalise(convolved, training=True), training=True)
 
-        outputs = recomputed(normalise_and_convolve)(outputs)
-    return convs[-1].normalise(outputs, training=training, residual=residual)
+        convolved = recomputed(normalise_and_convolve)(convolved)
+    return convolved

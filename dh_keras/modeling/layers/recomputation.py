@@ -13,12 +13,12 @@ def recomputed(layer: Callable[..., Any]) -> Callable[..., Any]:
     """A call of a layer that keeps its inputs only, and has the values, gradients and moving statistics of the layer's.
 
     Args:
-        layer: takes one tensor; for one call only.
+        layer: takes tensors; for one call only.
     """
     passes = iter([contextlib.nullcontext()])  # the forward one; those for the gradients come later
 
-    def run(inputs: tf.Tensor) -> Any:
+    def run(*inputs: tf.Tensor) -> Any:
         with next(passes, statistics_at_rest()):
-            return layer(inputs)
+            return layer(*inputs)
 
     return tf.recompute_grad(run)

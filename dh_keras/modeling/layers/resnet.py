@@ -1,11 +1,13 @@
 """ResNet backbone (He et al. 2016), of any base width, returning C2..C5."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from dh_keras.modeling.layers.conv_norm import HE_NORMAL, ConvNorm, run_in_turn
+from dh_keras.modeling.layers.conv_norm import HE_NORMAL, ConvNorm, convolve_in_turn, norms_follow, run_in_turn
+from dh_keras.modeling.layers.recomputation import recomputed
 
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 STAGES = ("C2", "C3", "C4", "C5")
@@ -82,6 +84,32 @@ class ResidualBlock(keras.layers.Layer):
         """Float [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), output_channels]."""
         shortcut = inputs if self.shortcut is None else self.shortcut(inputs, training=training)
         return run_in_turn(self.convs, inputs, training=training, residual=shortcut)
+
+
+def run_blocks(blocks: Sequence[ResidualBlock], features: tf.Tensor, *, training: bool | None) -> tf.Tensor:
+    """Blocks whose shortcuts are the identity, one after the other; float [N, H, W, C] to the same shape.
+
+    In training, what comes out of every second one is not kept: it is computed again for the gradients from what its
+    last norm and its sum take, which are kept anyway.
+    """
+    rest = list(blocks)
+    while len(rest) > 1 and all(norms_follow(block.convs, training) for block in rest[:2]):
+        features = _run_pair(*rest[:2], features)
+        rest = rest[2:]
+    for block in rest:
+        features = block(features, training=training)
+    return features
+
+
+def _run_pair(first: ResidualBlock, second: ResidualBlock, inputs: tf.Tensor) -> tf.Tensor:
+    def pass_on(convolved: tf.Tensor, shortcut: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = first.convs[-1].normalise(convolved, training=True, residual=shortcut)
+        return second.convs[0].convolve(features, training=True), features
+
+    convolved = convolve_in_turn(first.convs, first.convs[0].convolve(inputs, training=True))
+    convolved, shortcut = recomputed(pass_on)(convolved, inputs)
+    convolved = convolve_in_turn(second.convs, convolved)
+    return second.convs[-1].normalise(convolved, training=True, residual=shortcut)
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")

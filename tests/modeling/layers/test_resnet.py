@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy_reference import Weights, conv_norm, max_pool, random_input, randomise, relu, residual_block
 
-from dh_keras.modeling.layers.resnet import ResidualBlock, ResNet
+from dh_keras.modeling.layers.resnet import ResidualBlock, ResNet, run_blocks
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 STAGES = ("C2", "C3", "C4", "C5")
@@ -138,3 +139,32 @@ def test_a_new_network_equals_the_definition_with_features_of_moderate_size(norm
     expected = expected_features(Weights(resnet), resnet, images, depth=18, stride_in_1x1=False)
     assert_features_equal(resnet(images), expected)
     assert 0.01 < np.abs(expected["C5"]).mean() < 100
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "frozen"])
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_blocks_in_pairs_have_the_values_gradients_and_statistics_of_one_by_one(number, norm):
+    blocks = [ResidualBlock(filters=2, stride_in_1x1=False, norm=norm, name=f"block{index}") for index in range(number)]
+    inputs, upstream = tf.constant(random_input(3, 5, 4, 8)), random_input(3, 5, 4, 8, seed=2)
+    found = []
+    for in_pairs in (True, False):
+        for block in blocks:
+            if not block.built:
+                block.build((None, None, None, 8))
+            randomise(block)
+        variables = [variable.value for block in blocks for variable in block.trainable_variables]
+
+        @tf.function(autograph=False)
+        def step(inputs, in_pairs=in_pairs, variables=variables):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = inputs
+                for block in [] if in_pairs else blocks:
+                    outputs = block(outputs, training=True)
+                outputs = run_blocks(blocks, outputs, training=True) if in_pairs else outputs
+                outputs = tf.identity(outputs)
+            return [outputs, *tape.gradient(outputs, [inputs, *variables], output_gradients=upstream)]
+
+        found.append([*step(inputs), *(v.numpy() for block in blocks for v in block.non_trainable_variables)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
