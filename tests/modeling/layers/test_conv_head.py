@@ -78,9 +78,12 @@ def test_a_predictor_that_is_not_asked_for_has_no_variables(classes, boxes):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("norm", ["batch", "frozen", "group", "sync"])
-def test_no_rois_give_no_predictions_zero_gradients_and_finite_statistics(norm, training):
-    head, _ = build(blocks=1, non_local_channels=4, norm=norm)
+@pytest.mark.parametrize(
+    ("norm", "blocks", "non_local"),
+    [("batch", 1, 4), ("frozen", 1, 4), ("group", 1, 4), ("sync", 1, 4), ("batch", 2, 0)],
+)
+def test_no_rois_give_no_predictions_zero_gradients_and_finite_statistics(norm, blocks, non_local, training):
+    head, _ = build(blocks=blocks, non_local_channels=non_local, norm=norm)
     run = tf.function(_loss_and_gradients, reduce_retracing=True)
     for call in (_loss_and_gradients, run):
         outputs, x_gradient, gradients = call(head, tf.zeros([0, 5, 3, 6]), training)
@@ -100,9 +103,10 @@ def _loss_and_gradients(head, x, training):
     return outputs, x_gradient, gradients
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_gradients_equal_central_differences(training):
-    head, w = build((None, 3, 2, 3), blocks=1, num_classes=2, non_local_channels=4, non_local_groups=2)
+@pytest.mark.parametrize(("training", "blocks", "groups"), [(True, 1, 2), (False, 1, 2), (True, 3, 0)])
+def test_gradients_equal_central_differences(training, blocks, groups):
+    non_local = {"non_local_channels": 2 * groups, "non_local_groups": groups or 1}
+    head, w = build((None, 3, 2, 3), blocks=blocks, num_classes=2, **non_local)
     x = random_input(2, 3, 2, 3)
     upstream = {"class_logits": random_input(2, 3, seed=2), "box_deltas": random_input(2, 2, 4, seed=3)}
     inputs = tf.constant(x)
@@ -115,7 +119,7 @@ def test_gradients_equal_central_differences(training):
     x = np.float64(x)
 
     def loss_in_numpy():
-        outputs = conv_head(w, head, x, blocks=1, non_local_groups=2, num_classes=2, training=training)
+        outputs = conv_head(w, head, x, blocks=blocks, non_local_groups=groups, num_classes=2, training=training)
         return sum(np.sum(outputs[name] * upstream[name]) for name in outputs)
 
     arrays = [x, *(w(variable) for variable in variables)]
