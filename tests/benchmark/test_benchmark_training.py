@@ -102,6 +102,13 @@ def test_the_script_measures_each_mode_and_writes_ratios(script, monkeypatch, tm
     assert printed.count("ours: 2000 ms, 0.50 times the peer's time at equal rates") == 2
 
 
+def test_a_step_that_leaves_something_of_the_published_one_out_says_so():
+    case = Case(height=64, width=64)
+    line = "left out: background RoIs, in a head that only places boxes"
+    assert line in training_benchmark.format_training_row(row(case))
+    assert line not in training_benchmark.format_training_row(row(case, head_rois={"fc": 512, "conv": 512}))
+
+
 def test_growth_changes_one_thing_at_a_time(script, monkeypatch, capsys):
     monkeypatch.setattr(
         training_benchmark,
