@@ -1,5 +1,9 @@
 """The ONNX file of a detector: the graph that TensorFlow Serving gets, of operations that other runtimes have."""
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +119,8 @@ def _convert(module: ServingModule) -> bytes:
     except ImportError as error:
         raise UserError(f"an ONNX file needs tf2onnx and onnx: {pip_install('onnx')}") from error
     function = module.serve_images
-    model, _ = from_function(function, input_signature=function.input_signature, opset=OPSET)
+    with _no_log_lines():
+        model, _ = from_function(function, input_signature=function.input_signature, opset=OPSET)
     onnx_graph.read_from_outside(model.graph)
     onnx_graph.limit_sizes(model.graph)
     try:
@@ -123,6 +128,23 @@ def _convert(module: ServingModule) -> bytes:
     except onnx.checker.ValidationError as error:  # tf2onnx passes on what it does not know
         raise DataError(f"ONNX has no operation for a part of this model: {one_line(error)}") from error
     return model.SerializeToString()
+
+
+@contextlib.contextmanager
+def _no_log_lines() -> Iterator[None]:
+    """Close stderr to what TensorFlow says of its devices here, whatever TF_CPP_MIN_LOG_LEVEL says."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2":
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def resize_images(images: tf.Tensor, new_size: tf.Tensor) -> tf.Tensor:
