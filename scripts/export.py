@@ -1,4 +1,4 @@
-"""Export a run as a SavedModel for TensorFlow Serving, or as an ONNX file."""
+"""Export a run for TensorFlow Serving, or as an ONNX file."""
 
 from dh_keras.commands.export import main
 

@@ -189,7 +189,7 @@ class Inputs:
         return self.folder / name
 
 
-def _stop(job) -> None:
+def _stop(job, callbacks) -> None:
     raise Interrupted("stopped before the first step", STOPPED)
 
 

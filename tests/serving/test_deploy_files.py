@@ -149,7 +149,7 @@ def test_the_health_check_wants_an_available_version(state, healthy):
 
 def test_commands_of_the_page_use_options_that_they_have(capsys):
     lines = [line for line in commands() if line.startswith("dh-keras ")]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         _, command, *arguments = shlex.split(line)
         with pytest.raises(SystemExit):
@@ -176,7 +176,7 @@ def test_files_and_python_of_the_page_exist_and_compile():
     for name in set(re.findall(r"(?:deploy|dh_keras|scripts|docs)/[\w.-]+\.\w+", DOCS)):
         assert (ROOT / name).is_file(), name
     blocks = code_blocks("python")
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     for block in blocks:
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
