@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from dh_keras.modeling.constants import ROI_LEVELS, ROI_OUTPUT_SIZE
-from dh_keras.modeling.ops.indexing import map_sizes
-from dh_keras.modeling.ops.roi_align import AxisWeights, axis_weights
+from dh_keras.modeling.ops.roi_align import AxisWeights, lay_out
 
 # RoIs that are pooled together; their cells are in memory at once, 6 MB for 256 channels and 2 samples per axis.
 _GROUP = 8
@@ -37,26 +36,22 @@ def gather_roi_align(
 
     maps = [features_per_level[level] for level in levels]
     channels = maps[0].shape[-1]
-    table = tf.concat([tf.reshape(tf.cast(m, tf.float32), [-1, channels]) for m in maps], axis=0)
-    sizes = map_sizes(maps)
-    cells_per_map = sizes[:, 0] * sizes[:, 1]
-    first_of_level = tf.cumsum(tf.cast(tf.shape(maps[0])[0], tf.int64) * cells_per_map, exclusive=True)
-    map_size = tf.gather(sizes, level_index)
-    first_cell = tf.gather(first_of_level, level_index) + image_index * tf.gather(cells_per_map, level_index)
-    strides = tf.gather(tf.constant([2.0 ** int(level[1:]) for level in levels]), level_index)
-
-    vertical, horizontal = (
-        axis_weights(
-            rois[:, axis], rois[:, axis + 2], strides, map_size[:, axis], output_size[axis], sampling_ratio, geometry
-        )
-        for axis in range(2)
+    table, first_cell, map_width, vertical, horizontal = lay_out(
+        maps,
+        rois,
+        image_index,
+        level_index,
+        sampling_ratio=sampling_ratio,
+        geometry=geometry,
+        output_size=output_size,
+        levels=levels,
     )
 
     def pool(group: tf.Tensor) -> tf.Tensor:
         members = slice(group, group + _GROUP)
         rows, row_weights = _entries(vertical, members)
         columns, column_weights = _entries(horizontal, members)
-        first = first_cell[members, None, None] + rows * map_size[members, 1][:, None, None]
+        first = first_cell[members, None, None] + rows * map_width[members, None, None]
         cells = tf.gather(table, first[:, :, :, None, None] + columns[:, None, None, :, :])  # [N, S, E, S, E, C]
         shape = tf.shape(cells)
         across = tf.reshape(cells, [_GROUP, output_size[0], shape[2], shape[3] * shape[4] * channels])

@@ -94,6 +94,42 @@ def roi_align(
     rois, image_index, level_index = (pad_rows(array, tf.maximum(num_rois, 1)) for array in arrays)
 
     maps = [features_per_level[level] for level in levels]
+    table, first_cell, map_width, vertical, horizontal = lay_out(
+        maps,
+        rois,
+        image_index,
+        level_index,
+        sampling_ratio=sampling_ratio,
+        geometry=geometry,
+        output_size=output_size,
+        levels=levels,
+    )
+    assemble = _assemble_dense if vertical.counts is None else _assemble_ragged
+    indices, weights = assemble(first_cell, map_width, vertical, horizontal)
+    num_rows = tf.shape(rois)[0] * output_size[0] * output_size[1]
+    multiply = _differentiable_sparse_matmul if differentiable else _sparse_matmul
+    pooled = multiply(indices, weights, num_rows, table)
+    pooled = tf.reshape(pooled, [-1, *output_size, maps[0].shape[-1]])[:num_rois]
+    return tf.cast(pooled, maps[0].dtype)
+
+
+def lay_out(
+    maps: Sequence[tf.Tensor],
+    rois: tf.Tensor,
+    image_index: tf.Tensor,
+    level_index: tf.Tensor,
+    *,
+    sampling_ratio: int,
+    geometry: str,
+    output_size: tuple[int, int],
+    levels: Sequence[str],
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, AxisWeights, AxisWeights]:
+    """What every way of pooling begins with, see `roi_align`; the indices are int64.
+
+    Returns:
+        The feature table float32 [cells of all levels and images, C]; of each RoI, the row of the table where its map
+        begins and the width of its map, int64 [R]; and its weights along both axes.
+    """
     channels = maps[0].shape[-1]
     # Joined in their own precision, which is fewer bytes. RoIAligns of one graph share this table.
     table = tf.cast(tf.concat([tf.reshape(m, [-1, channels]) for m in maps], axis=0), tf.float32)
@@ -109,21 +145,15 @@ def roi_align(
     strides = tf.gather(tf.constant([2.0 ** int(level[1:]) for level in levels]), level_index)
 
     vertical, horizontal = (
-        axis_weights(
+        _axis_weights(
             rois[:, axis], rois[:, axis + 2], strides, map_size[:, axis], output_size[axis], sampling_ratio, geometry
         )
         for axis in range(2)
     )
-    assemble = _assemble_dense if vertical.counts is None else _assemble_ragged
-    indices, weights = assemble(first_cell, map_size[:, 1], vertical, horizontal)
-    num_rows = tf.shape(rois)[0] * output_size[0] * output_size[1]
-    multiply = _differentiable_sparse_matmul if differentiable else _sparse_matmul
-    pooled = multiply(indices, weights, num_rows, table)
-    pooled = tf.reshape(pooled, [-1, *output_size, channels])[:num_rois]
-    return tf.cast(pooled, maps[0].dtype)
+    return table, first_cell, map_size[:, 1], vertical, horizontal
 
 
-def axis_weights(
+def _axis_weights(
     start: tf.Tensor,
     end: tf.Tensor,
     strides: tf.Tensor,
