@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dh_keras.benchmark.machine import describe_machine, gemm_gflops, peak_rss_mb
+from dh_keras.benchmark.machine import describe_machine, gemm_gflops, peak_memory_mb
 from dh_keras.benchmark.peer import measure_peer
 from dh_keras.benchmark.stages import best_scores, measure
 from dh_keras.benchmark.workload import build_model, make_batch, threshold_for
@@ -119,7 +119,7 @@ def run_inference(
                 "surviving_rois": survivors / images if survivors % images else survivors // images,
                 "total_ms": measurement.total_ms,
                 "necessary_gflop": sum(stage["gflop"] for stage in measurement.stages.values()),
-                "peak_rss_mb": peak_rss_mb(),
+                "peak_memory_mb": peak_memory_mb(),
                 "stages": measurement.stages,
             }
         )
@@ -135,7 +135,7 @@ def format_gemm(measurements: dict[str, list[float]]) -> str:
     """A line for each precision; before and after are the same word when they are within 5 %."""
     lines = []
     for precision, (before, after) in measurements.items():
-        text = f"GEMM 2048 {precision}: {max(before, after):.0f} GFLOP/s"
+        text = f"GEMM {precision}: {max(before, after):.0f} GFLOP/s"
         if abs(before - after) > 0.05 * max(before, after):
             text += f" ({before:.0f} before the runs, {after:.0f} after)"
         lines.append(text)
@@ -153,7 +153,7 @@ def format_row(row: dict, gemm_gflops: float) -> str:
     for name, stage in [*row["stages"].items(), ("total", total)]:
         share = gemm_share(stage["gflop"], stage["ms"], gemm_gflops)
         lines.append(f"{name:<12}{stage['ms']:>10.1f}{stage['gflop']:>10.1f}{share:>10.1%}")
-    lines.append(f"peak memory of the process so far: {row['peak_rss_mb']:.0f} MB")
+    lines.append(f"peak memory of the process so far: {row['peak_memory_mb']:.0f} MB")
     return "\n".join(lines)
 
 

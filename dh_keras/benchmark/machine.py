@@ -12,15 +12,19 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-GEMM_SIZE = 2048
+from dh_keras.modeling.ops.machine import machine_target
+
+GEMM_SIZE = {"cpu": 2048, "gpu": 8192}
 GEMM_REPEATS = 7
 WARM_UP_CALLS = 2
 
 
 def describe_machine() -> dict:
-    """Processor, usable cores and versions, ready for JSON."""
+    """Processor, usable cores, GPU if there is one, and versions, ready for JSON."""
+    gpus = tf.config.list_physical_devices("GPU")
     return {
         "cpu": _cpu_model(),
+        **({"gpu": tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown")} if gpus else {}),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
@@ -38,13 +42,16 @@ def _cpu_model() -> str:
 def gemm_gflops(precision: str) -> float:
     """Billions of operations per second of a square matrix product, the median of several.
 
+    A GPU's float32 product is in TensorFloat-32, as in training.
+
     Args:
         precision: "float32" or "bfloat16", of both factors.
     """
-    factor = tf.cast(tf.random.stateless_normal([GEMM_SIZE, GEMM_SIZE], seed=[1, 2]), precision)
+    size = GEMM_SIZE[machine_target()]
+    factor = tf.cast(tf.random.stateless_normal([size, size], seed=[1, 2]), precision)
     product = tf.function(tf.matmul, autograph=False).get_concrete_function(factor, factor)
     _, milliseconds = median_ms(product, factor, factor, repeats=GEMM_REPEATS)
-    return 2e-6 * GEMM_SIZE**3 / milliseconds
+    return 2e-6 * size**3 / milliseconds
 
 
 def median_ms(function: Callable, *inputs: object, repeats: int) -> tuple[object, float]:
@@ -60,7 +67,9 @@ def median_ms(function: Callable, *inputs: object, repeats: int) -> tuple[object
     return outputs, 1000.0 * statistics.median(times)
 
 
-def peak_rss_mb() -> float:
-    """Most memory that this process has held so far, in millions of bytes."""
+def peak_memory_mb() -> float:
+    """Most memory that this process has held so far, of the GPU if there is one, in millions of bytes."""
+    if machine_target() == "gpu":
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from dh_keras.benchmark import PEERS
-from dh_keras.benchmark.machine import gemm_gflops, median_ms, peak_rss_mb
+from dh_keras.benchmark.machine import gemm_gflops, median_ms, peak_memory_mb
 from dh_keras.benchmark.training import Case, make_training_batch
 
 
@@ -91,7 +91,7 @@ def measure_peer_training(name: str, case: Case, *, repeats: int) -> dict:
         repeats: steps of which the median is taken.
 
     Returns:
-        name, the case's fields, total_ms, gemm_gflops and peak_rss_mb.
+        name, the case's fields, total_ms, gemm_gflops and peak_memory_mb.
     """
     from official.vision.tasks.maskrcnn import MaskRCNNTask
 
@@ -112,9 +112,9 @@ def measure_peer_training(name: str, case: Case, *, repeats: int) -> dict:
     optimizer = task.create_optimizer(schedule)
     step = tf.function(lambda images, labels: task.train_step((images, labels), model, optimizer), autograph=False)
     _, total_ms = median_ms(step, *inputs, repeats=repeats)
-    peak = peak_rss_mb()
+    peak = peak_memory_mb()
     gemm = max(before, gemm_gflops("float32"))
-    return {"name": name, **case.to_dict(), "total_ms": total_ms, "gemm_gflops": gemm, "peak_rss_mb": peak}
+    return {"name": name, **case.to_dict(), "total_ms": total_ms, "gemm_gflops": gemm, "peak_memory_mb": peak}
 
 
 def peer_inputs(model_config: Any, batch: dict[str, tf.Tensor], padded: tuple[int, int]) -> tuple[tf.Tensor, dict]:

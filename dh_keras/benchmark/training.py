@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-from dh_keras.benchmark.machine import gemm_gflops, median_ms, peak_rss_mb
+from dh_keras.benchmark.machine import gemm_gflops, median_ms, peak_memory_mb
 from dh_keras.benchmark.operations import compile_graph, training_gflop
 from dh_keras.config.schema import ModelConfig
 from dh_keras.modeling.builder import assemble_detector
@@ -33,7 +33,7 @@ class Case:
         batch: images.
         rois: sampled per image.
         boxes: ground truth per image.
-        precision: "float32" or "mixed_bfloat16".
+        precision: "float32", "mixed_bfloat16" or "mixed_float16".
         recompute: see `DoubleHeadRCNN`.
     """
 
@@ -118,7 +118,7 @@ def measure_training(config: ModelConfig, case: Case, *, repeats: int, stages: b
 
     Returns:
         The case's fields and total_ms, gemm_gflops (float32, the better one of before and after), gflop,
-        head_rois (of the batch, by kind of heads), peak_rss_mb, and stage_ms by the names of `STAGES`, empty without
+        head_rois (of the batch, by kind of heads), peak_memory_mb, and stage_ms by the names of `STAGES`, empty without
         `stages`.
     """
     batch = make_training_batch(case)
@@ -126,7 +126,7 @@ def measure_training(config: ModelConfig, case: Case, *, repeats: int, stages: b
     detector = build_trainee(config, case, batch)
     step = compile_graph(lambda batch: detector.train_step(batch), batch)
     _, total_ms = median_ms(step, batch, repeats=repeats)
-    peak = peak_rss_mb()
+    peak = peak_memory_mb()
     rois = compile_graph(lambda batch: seen_rois(detector, batch), batch)(batch)
     rois = {kind: boxes.numpy() for kind, boxes in rois.items()}
     return {
@@ -134,7 +134,7 @@ def measure_training(config: ModelConfig, case: Case, *, repeats: int, stages: b
         "total_ms": total_ms,
         "gflop": sum(training_gflop(detector, batch, rois).values()),
         "head_rois": {kind: len(boxes) for kind, boxes in rois.items()},
-        "peak_rss_mb": peak,
+        "peak_memory_mb": peak,
         "stage_ms": measure_stages(detector, batch, total_ms=total_ms, repeats=repeats) if stages else {},
         "gemm_gflops": max(before, gemm_gflops("float32")),
     }

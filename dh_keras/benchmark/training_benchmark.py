@@ -7,6 +7,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
 
+import tensorflow as tf
+
 from dh_keras.benchmark.machine import describe_machine
 from dh_keras.benchmark.peer import measure_peer_training
 from dh_keras.benchmark.training import STAGES, Case, measure_training
@@ -74,8 +76,9 @@ def make_cases(sizes: Sequence[tuple[int, int]] | None, batches: Sequence[int] |
 
 
 def modes_of(case: Case) -> list[Case]:
-    """The case as it is, in mixed bfloat16, and recomputed."""
-    return [case, replace(case, precision="mixed_bfloat16"), replace(case, recompute=True)]
+    """The case as it is, in mixed bfloat16, with a GPU in mixed float16, and recomputed."""
+    halves = ("mixed_bfloat16", "mixed_float16") if tf.config.list_physical_devices("GPU") else ("mixed_bfloat16",)
+    return [case, *(replace(case, precision=precision) for precision in halves), replace(case, recompute=True)]
 
 
 def growth_cases() -> list[Case]:
@@ -106,7 +109,7 @@ def format_training_row(row: dict) -> str:
     lines = [
         f"  {row['total_ms']:.0f} ms, {row['gflop']:.0f} GFLOP, {share:.1%} of the matrix product's"
         f" {row['gemm_gflops']:.0f} GFLOP/s",
-        f"  peak memory {row['peak_rss_mb'] / 1000:.2f} GB; RoIs: {rois}",
+        f"  peak memory {row['peak_memory_mb'] / 1000:.2f} GB; RoIs: {rois}",
     ]
     if len(set(row["head_rois"].values())) > 1:
         lines.append(
@@ -119,7 +122,7 @@ def format_training_row(row: dict) -> str:
 
 def format_training_peer(peer: dict, rows: Sequence[dict]) -> str:
     """The peer's numbers, and our float32 time over its, each scaled by the rate of its own process."""
-    lines = [f"  {peer['total_ms']:.0f} ms at {peer['gemm_gflops']:.0f} GFLOP/s, {peer['peak_rss_mb'] / 1000:.2f} GB"]
+    lines = [f"  {peer['total_ms']:.0f} ms at {peer['gemm_gflops']:.0f} GFLOP/s, {peer['peak_memory_mb'] / 1000:.2f} GB"]
     for row in rows:
         same = all(row[key] == peer[key] for key in ("height", "width", "batch", "precision"))
         if same and not row["recompute"]:
@@ -140,6 +143,6 @@ def format_growth(rows: Sequence[dict]) -> str:
             ratio = row["total_ms"] * row["gemm_gflops"] / (base["total_ms"] * base["gemm_gflops"])
             label = "x".join(str(value) for value in change.values())
             lines.append(
-                f"{label:<14}{row['total_ms']:>8.0f}{ratio:>9.2f}{row['gflop']:>8.0f}{row['peak_rss_mb'] / 1000:>7.2f}"
+                f"{label:<14}{row['total_ms']:>8.0f}{ratio:>9.2f}{row['gflop']:>8.0f}{row['peak_memory_mb'] / 1000:>7.2f}"
             )
     return "\n".join(lines)

@@ -29,7 +29,7 @@ def script(monkeypatch):
 
 
 def row(case, **values):
-    measured = {"total_ms": 2000.0, "gflop": 500.0, "gemm_gflops": 500.0, "peak_rss_mb": 1500.0}
+    measured = {"total_ms": 2000.0, "gflop": 500.0, "gemm_gflops": 500.0, "peak_memory_mb": 1500.0}
     return {**case.to_dict(), **measured, "head_rois": {"fc": 512, "conv": 128}, "stage_ms": {}, **values}
 
 
@@ -51,7 +51,7 @@ def test_planted_proposals_lie_near_the_boxes_and_come_first():
 
 
 def test_a_measured_step_has_full_foreground_and_leaves_the_weights_alone(config, monkeypatch):
-    monkeypatch.setattr(machine, "GEMM_SIZE", 64)
+    monkeypatch.setattr(machine, "GEMM_SIZE", {"cpu": 64, "gpu": 64})
     kept = {}
 
     def build(*inputs):
@@ -82,7 +82,7 @@ def test_the_script_measures_each_mode_and_writes_ratios(script, monkeypatch, tm
                 **case.to_dict(),
                 "total_ms": 4000.0,
                 "gemm_gflops": 500.0,
-                "peak_rss_mb": 1.0,
+                "peak_memory_mb": 1.0,
             }
         return row(case)
 
