@@ -122,7 +122,8 @@ def format_training_row(row: dict) -> str:
 
 def format_training_peer(peer: dict, rows: Sequence[dict]) -> str:
     """The peer's numbers, and our float32 time over its, each scaled by the rate of its own process."""
-    lines = [f"  {peer['total_ms']:.0f} ms at {peer['gemm_gflops']:.0f} GFLOP/s, {peer['peak_memory_mb'] / 1000:.2f} GB"]
+    memory = peer["peak_memory_mb"] / 1000
+    lines = [f"  {peer['total_ms']:.0f} ms at {peer['gemm_gflops']:.0f} GFLOP/s, {memory:.2f} GB"]
     for row in rows:
         same = all(row[key] == peer[key] for key in ("height", "width", "batch", "precision"))
         if same and not row["recompute"]:
@@ -142,7 +143,6 @@ def format_growth(rows: Sequence[dict]) -> str:
             row = by_case[replace(GROWTH_BASE, **change)]
             ratio = row["total_ms"] * row["gemm_gflops"] / (base["total_ms"] * base["gemm_gflops"])
             label = "x".join(str(value) for value in change.values())
-            lines.append(
-                f"{label:<14}{row['total_ms']:>8.0f}{ratio:>9.2f}{row['gflop']:>8.0f}{row['peak_memory_mb'] / 1000:>7.2f}"
-            )
+            memory = row["peak_memory_mb"] / 1000
+            lines.append(f"{label:<14}{row['total_ms']:>8.0f}{ratio:>9.2f}{row['gflop']:>8.0f}{memory:>7.2f}")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from dh_keras.data import transforms
 from dh_keras.errors import DataError, UserError, pip_install
 from dh_keras.inference.detector import Detector, read_description
 from dh_keras.inference.serving_module import LABELS_FILE, ONNX_FILE
+from dh_keras.modeling.ops.indexing import on_host
 from dh_keras.paths import local_file
 from dh_keras.run.classes import read_classes
 from dh_keras.run.scores import scores_of
@@ -55,6 +56,7 @@ class OnnxDetector(Detector):
         return dict(zip(names, map(tf.constant, self._session.run(names, {"images": images.numpy()})), strict=True))
 
     def _detect_files(self, files: tf.Tensor) -> dict[str, tf.Tensor]:
-        decoded = [transforms.decode_image(file)[None] for file in transforms.require_images(files)]
+        with on_host():
+            decoded = [transforms.decode_image(file)[None] for file in transforms.require_images(files)]
         found = [self._detect_images(image) for image in decoded]
         return {name: tf.concat([outputs[name] for outputs in found], axis=0) for name in found[0]}

@@ -17,6 +17,7 @@ from dh_keras.data.images import read_exif_orientation
 from dh_keras.data.transforms import IMAGE_MAGIC, decode_image
 from dh_keras.errors import DataError, one_line, reason_of, visible
 from dh_keras.inference.web import fetch, is_web_address, to_file
+from dh_keras.modeling.ops.indexing import on_host
 from dh_keras.paths import to_path
 
 # Pillow knows more, and some of it starts other programs.
@@ -93,7 +94,8 @@ def decoded(data: bytes | np.ndarray, name: str) -> np.ndarray:
     if isinstance(data, np.ndarray):
         return data
     try:
-        return decode_image(tf.constant(data)).numpy()
+        with on_host():  # beside a GPU, several threads that decode have met sizes not yet copied from it
+            return decode_image(tf.constant(data)).numpy()
     except tf.errors.InvalidArgumentError as error:
         raise DataError(undecodable(name, error)) from error
 

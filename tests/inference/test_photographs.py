@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from tensorflow.python.eager import context
 
 from dh_keras.data.transforms import IMAGE_MAGIC
 from dh_keras.errors import DataError
-from dh_keras.inference.photographs import as_jpeg_or_png, read_image, read_image_file, require_image
+from dh_keras.inference import photographs
+from dh_keras.inference.photographs import as_jpeg_or_png, decoded, read_image, read_image_file, require_image
 
 HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(200)
 
@@ -126,3 +128,13 @@ def test_a_pillow_image_of_a_file_that_is_cut_off_is_one_line(tmp_path):
         require_image(image)
     with pytest.raises(DataError, match="image bytes: there are no bytes"):
         require_image(b"")
+
+
+def test_a_gpu_has_no_part_in_decoding(monkeypatch):
+    devices = []
+    decode = photographs.decode_image
+    monkeypatch.setattr(
+        photographs, "decode_image", lambda data: devices.append(context.context().device_name) or decode(data)
+    )
+    assert decoded(encoded(photograph(), "PNG"), "photo").shape == (50, 80, 3)
+    assert [device.rpartition("/")[2] for device in devices] == ["device:CPU:0"]

@@ -30,7 +30,8 @@ def run_steps(overrides, batch, *, device, precision):
         detector = assemble_detector(config.model, num_classes=3, seed=0, precision=precision)
         detector.compile(RecipeSGD(0.01, momentum=0.9), report="step")
         step = tf.function(detector.train_step, autograph=False)
-        losses = [{name: float(value) for name, value in step(batch).items() if name.endswith("loss")} for _ in range(STEPS)]
+        steps = [step(batch) for _ in range(STEPS)]
+    losses = [{name: float(value) for name, value in logs.items() if name.endswith("loss")} for logs in steps]
     return losses, detector
 
 

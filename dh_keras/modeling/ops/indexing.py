@@ -9,6 +9,11 @@ from contextlib import AbstractContextManager
 
 import tensorflow as tf
 
+from dh_keras.modeling.ops.machine import for_gpu, pad_rows
+
+# A GPU adds up a long row in one of its many processors, and many short rows at once.
+SHORT_ROW = 1024
+
 
 def on_host() -> AbstractContextManager:
     """Where arithmetic of sizes runs, and what only a CPU does. Call `tf.shape` of what is on the device outside of it:
@@ -22,6 +27,19 @@ def count_up(count: int | tf.Tensor, dtype: tf.DType = tf.int64) -> tf.Tensor:
     with on_host():  # where the operation wants it
         count = tf.cast(count, dtype)
     return tf.range(tf.zeros([], dtype), count, tf.ones([], dtype))
+
+
+def running_sum(values: tf.Tensor) -> tf.Tensor:
+    """Of integers [N], each with all before it: [N]."""
+    if not for_gpu():
+        return tf.cumsum(values)
+    number = tf.shape(values)[0]
+    with on_host():
+        rows = (number + SHORT_ROW - 1) // SHORT_ROW
+        padded = rows * SHORT_ROW
+    sums = tf.cumsum(tf.reshape(pad_rows(values, padded), [-1, SHORT_ROW]), axis=1)
+    sums += tf.cumsum(sums[:, -1], exclusive=True)[:, None]
+    return tf.reshape(sums, [-1])[:number]
 
 
 def map_sizes(maps: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -20,7 +20,7 @@ from dh_keras.modeling.constants import (
     ROI_OUTPUT_SIZE,
 )
 from dh_keras.modeling.ops.boxes import box_area
-from dh_keras.modeling.ops.indexing import count_up, map_sizes, on_host
+from dh_keras.modeling.ops.indexing import count_up, map_sizes, on_host, running_sum
 from dh_keras.modeling.ops.machine import pad_rows
 
 # Two cells hold four samples that are half a cell apart; one more for each end, and one for rounding.
@@ -285,12 +285,12 @@ def _members(counts: tf.Tensor, firsts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
         counts: int64 [groups], each at least 1.
         firsts: int64 [groups].
     """
-    ends = tf.cumsum(counts)
+    ends = running_sum(counts)
     starts = ends - counts
     member = count_up(ends[-1])
     # A step up where a group begins; a search for each member's group would take several times as long.
     begins = tf.scatter_nd(starts[1:, None], tf.ones_like(starts[1:]), tf.shape(member, tf.int64))
-    group = tf.cumsum(begins)
+    group = running_sum(begins)
     return group, member + tf.gather(firsts - starts, group)
 
 
