@@ -5,8 +5,9 @@ import sys
 from typing import Any
 
 # Each is looked for where Keras or TensorFlow is imported, done without where it is missing, and used by no command
-# through them: wrappers for scikit-learn, data frames, galleries of pictures, clusters of Google's cloud.
-NOT_NEEDED = ("sklearn", "pandas", "matplotlib", "googleapiclient")
+# through them: wrappers for scikit-learn, data frames, galleries of pictures, clusters of Google's cloud, notebooks,
+# boxes that Keras draws, sparse data for `fit`.
+NOT_NEEDED = ("sklearn", "pandas", "matplotlib", "googleapiclient", "IPython", "cv2", "scipy")
 
 
 class _LeftOut(importlib.abc.MetaPathFinder):

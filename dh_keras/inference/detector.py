@@ -31,6 +31,7 @@ from dh_keras.inference.serving_module import LABELS_FILE, ONNX_FILE, SIGNATURE_
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
+from dh_keras.modeling.keras_hooks import weights_to_come
 from dh_keras.paths import local_folder, to_path
 from dh_keras.pretrained.fetch import published_run
 from dh_keras.run.classes import Category, read_classes
@@ -285,7 +286,8 @@ class ModelDetector(Detector):
     @classmethod
     def from_run(cls, run: RunFolder, *, precision: str = "float32", target: str | None = None) -> "ModelDetector":
         """Load an opened run's best weights; see `Detector.load`."""
-        model = assemble_detector(run.config.model, num_classes=len(run.categories))
+        with weights_to_come():
+            model = assemble_detector(run.config.model, num_classes=len(run.categories))
         load_weights(model, run.weights)
         limits = {"min_size": run.config.data.min_size, "max_size": run.config.data.max_size}
         detector = cls(inference_copy(model, precision=precision), run.categories, **limits, target=target)

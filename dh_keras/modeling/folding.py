@@ -6,7 +6,7 @@ import numpy as np
 from dh_keras.modeling.constants import BATCH_NORM_EPSILON, PRECISIONS
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.hub_backbone import HubBackbone
-from dh_keras.modeling.keras_hooks import own_random_numbers
+from dh_keras.modeling.keras_hooks import own_random_numbers, weights_to_come
 from dh_keras.modeling.layers.normalization import FOLDED
 from dh_keras.modeling.precision import layer_precision
 from dh_keras.modeling.variables import variables_by_path
@@ -32,7 +32,7 @@ def inference_copy(detector: DoubleHeadRCNN, *, precision: str = "float32") -> D
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be float32 or bfloat16, got {precision!r}")
     names = ("normalization", "backbone", "fpn", "rpn_head")
-    with layer_precision(precision), own_random_numbers(detector.seed):
+    with layer_precision(precision), own_random_numbers(detector.seed), weights_to_come():
         copy = detector.with_layers(
             **{name: _empty_copy(getattr(detector, name)) for name in names},
             roi_align={kind: _empty_copy(layer) for kind, layer in detector.roi_align.items()},

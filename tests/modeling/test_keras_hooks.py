@@ -11,7 +11,13 @@ import pytest
 import tensorflow as tf
 
 import dh_keras
-from dh_keras.modeling.keras_hooks import BuiltModel, TakesSummedGradients, own_random_numbers, slot_of
+from dh_keras.modeling.keras_hooks import (
+    BuiltModel,
+    TakesSummedGradients,
+    own_random_numbers,
+    slot_of,
+    weights_to_come,
+)
 
 PACKAGE = Path(dh_keras.__file__).parent
 HOOKS = [
@@ -170,3 +176,20 @@ def test_no_other_file_touches_a_private_name_of_keras():
         *(name for _, _, name in HOOKS),
         "_get_variable_index",
     }
+
+
+def test_weights_that_will_be_read_are_not_drawn_and_those_made_afterwards_are(make_tiny_detector):
+    def drawn_kernels():
+        return [bool(np.any(v.numpy())) for v in make_tiny_detector().weights if v.path.endswith("kernel")]
+
+    with weights_to_come():
+        assert not any(drawn_kernels())
+    after = drawn_kernels()
+    assert all(after)
+    assert len(after) > 40
+
+
+def test_weights_are_drawn_again_also_after_an_error():
+    with pytest.raises(KeyError), weights_to_come():
+        raise KeyError
+    assert np.any(keras.initializers.HeNormal(0)([3, 3]))
