@@ -48,7 +48,7 @@ def run_benchmark(
         surviving: numbers of RoIs per image with a score above the threshold, see `check_survivors`.
         precision: "float32" or "bfloat16".
         repeats: calls of which each time is the median.
-        peer: a key of `peer.PEERS` to compare with on the first size and batch, or None.
+        peer: one of `PEERS` to compare with on the first size and batch, or None.
 
     Returns:
         machine, gemm_gflops (float32, the better one of before and after), gemm_measurements, runs and peer, for JSON.
@@ -65,10 +65,9 @@ def run_benchmark(
             rows += run_inference(config, batch, surviving=surviving, precision=precision, repeats=repeats)
     measured_peer = None
     if peer:
-        print(f"running {peer}; its graph takes a minute to build")
+        print(f"running {peer}, in a process of its own")
         (height, width), images = sizes[0], batches[0]
-        batch = make_batch(height=height, width=width, batch=images)
-        measured_peer = measure_peer(peer, batch["images"], repeats=repeats)
+        measured_peer = measure_peer(peer, height=height, width=width, batch=images, repeats=repeats)
     measurements = {name: [before[name], gemm_gflops(name)] for name in precisions}
     gemm = max(measurements["float32"])
     print("\n" + format_gemm(measurements))
@@ -159,7 +158,7 @@ def format_row(row: dict, gemm_gflops: float) -> str:
 
 def format_peer(peer: dict, rows: list[dict]) -> str:
     """A line for the peer, and one for each run of the same size that compares it."""
-    lines = [f"{peer['name']}: {peer['total_ms']:.1f} ms, {peer['proposals']} proposals, constant weights, float32"]
+    lines = [f"{peer['name']}: {peer['total_ms']:.1f} ms, {peer['proposals']:g} proposals, float32"]
     for row in rows:
         if all(row[key] == peer[key] for key in ("height", "width", "batch")):
             ratio = row["total_ms"] / peer["total_ms"]

@@ -2,21 +2,18 @@
 
 import os
 import platform
-import resource
-import statistics
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from dh_keras.benchmark import process
 from dh_keras.modeling.ops.machine import machine_target
 
 GEMM_SIZE = {"cpu": 2048, "gpu": 8192}
 GEMM_REPEATS = 7
-WARM_UP_CALLS = 2
 
 
 def describe_machine() -> dict:
@@ -54,22 +51,13 @@ def gemm_gflops(precision: str) -> float:
     return 2e-6 * size**3 / milliseconds
 
 
-def median_ms(function: Callable, *inputs: object, repeats: int) -> tuple[object, float]:
-    """Outputs of a function and the median of its times in milliseconds, after calls that warm it up."""
-    for _ in range(WARM_UP_CALLS):
-        outputs = function(*inputs)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        outputs = function(*inputs)
-        tf.test.experimental.sync_devices()
-        times.append(time.perf_counter() - start)
-    return outputs, 1000.0 * statistics.median(times)
+def median_ms(function: Callable, *inputs: object, repeats: int) -> tuple[Any, float]:
+    """`process.median_ms` of what TensorFlow does, also on a GPU."""
+    return process.median_ms(function, *inputs, repeats=repeats, finish=tf.test.experimental.sync_devices)
 
 
 def peak_memory_mb() -> float:
     """Most memory that this process has held so far, of the GPU if there is one, in millions of bytes."""
     if machine_target() == "gpu":
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return process.peak_rss_mb()

@@ -4,11 +4,11 @@ The proposals of random weights seldom lie on a box, those of a trained network 
 proposals are computed as always, and then the best of them give their place to boxes near the true ones.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import tensorflow as tf
 
+from dh_keras.benchmark.case import CLASSES, Case, make_ground_truth, make_images
 from dh_keras.benchmark.machine import gemm_gflops, median_ms, peak_memory_mb
 from dh_keras.benchmark.operations import compile_graph, training_gflop
 from dh_keras.config.schema import ModelConfig
@@ -21,53 +21,16 @@ from dh_keras.modeling.proposals import Proposals
 STAGES = ("features", "rpn", "heads", "optimizer")
 # A shift of the planted boxes as a share of a box's side: the intersection over union stays above 0.8.
 SHIFT = 0.04
-CLASSES = 80
-
-
-@dataclass(frozen=True)
-class Case:
-    """One measured training step.
-
-    Args:
-        height, width: of the images, in pixels.
-        batch: images.
-        rois: sampled per image.
-        boxes: ground truth per image.
-        precision: "float32", "mixed_bfloat16" or "mixed_float16".
-        recompute: see `DoubleHeadRCNN`.
-    """
-
-    height: int
-    width: int
-    batch: int = 1
-    rois: int = 512
-    boxes: int = 20
-    precision: str = "float32"
-    recompute: bool = False
-
-    def to_dict(self) -> dict:
-        """For JSON."""
-        return asdict(self)
-
-    @property
-    def title(self) -> str:
-        """A line that names it."""
-        text = f"{self.height}x{self.width}, batch {self.batch}, {self.rois} RoIs, {self.boxes} boxes, {self.precision}"
-        return text + (", recompute" if self.recompute else "")
 
 
 def make_training_batch(case: Case) -> dict[str, tf.Tensor]:
-    """Seeded noise with boxes of a twelfth to a third of the image's sides; see `DoubleHeadRCNN` for the keys."""
-    random = np.random.default_rng(0)
-    sides = np.array([case.height, case.width])
-    size = random.uniform(1 / 12, 1 / 3, (case.batch, case.boxes, 2))
-    top_left = random.uniform(0, 1, size.shape) * (1 - size)
-    boxes = np.concatenate([top_left * sides, (top_left + size) * sides], axis=-1)
+    """Seeded noise and boxes, see `make_ground_truth`; see `DoubleHeadRCNN` for the keys."""
+    boxes, classes = make_ground_truth(case)
     return {
-        "images": tf.constant(random.integers(0, 256, (case.batch, case.height, case.width, 3), np.uint8)),
+        "images": tf.constant(make_images(height=case.height, width=case.width, batch=case.batch)),
         "image_sizes": tf.constant([[case.height, case.width]] * case.batch),
-        "gt_boxes": tf.constant(boxes, tf.float32),
-        "gt_classes": tf.constant(random.integers(0, CLASSES, (case.batch, case.boxes)), tf.int32),
+        "gt_boxes": tf.constant(boxes),
+        "gt_classes": tf.constant(classes),
         "gt_valid": tf.ones([case.batch, case.boxes], tf.bool),
         "image_ids": tf.range(case.batch, dtype=tf.int64),
     }

@@ -1,19 +1,16 @@
 """The benchmark of training: every case in a process of its own, so that its peak memory is its own."""
 
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import tensorflow as tf
 
+from dh_keras.benchmark.case import Case
 from dh_keras.benchmark.machine import describe_machine
 from dh_keras.benchmark.peer import measure_peer_training
-from dh_keras.benchmark.training import STAGES, Case, measure_training
+from dh_keras.benchmark.process import run_isolated
+from dh_keras.benchmark.training import STAGES, measure_training
 from dh_keras.config.schema import ModelConfig
-from dh_keras.errors import UserError
 
 STANDARD = (Case(height=800, width=1344), Case(height=512, width=512, batch=2))
 GROWTH_BASE = Case(height=512, width=512)
@@ -57,7 +54,7 @@ def run_training_benchmark(
         print(format_training_row(row))
     for case in cases if peer else ():
         print(f"running {peer}, {case.title}")
-        peers.append(run_isolated(measure_peer_training, peer, case, repeats=repeats))
+        peers.append(measure_peer_training(peer, case, repeats=repeats))
         print(format_training_peer(peers[-1], rows))
     if growth:
         print(format_growth(rows))
@@ -84,22 +81,6 @@ def modes_of(case: Case) -> list[Case]:
 def growth_cases() -> list[Case]:
     """All cases of `GROWTH`, each once."""
     return list(dict.fromkeys(replace(GROWTH_BASE, **change) for changes in GROWTH.values() for change in changes))
-
-
-def run_isolated(function: Callable[..., dict], *inputs: Any, **options: Any) -> dict:
-    """Call in a new process.
-
-    Raises:
-        UserError: when the process dies, as it does when memory runs out.
-    """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        try:
-            return pool.submit(function, *inputs, **options).result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "the measured process was killed, probably for want of memory; try a smaller case"
-            ) from error
 
 
 def format_training_row(row: dict) -> str:

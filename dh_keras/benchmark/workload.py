@@ -8,6 +8,7 @@ the number of RoIs with a score above the threshold can be chosen.
 import numpy as np
 import tensorflow as tf
 
+from dh_keras.benchmark.case import make_images
 from dh_keras.config.schema import ModelConfig
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import ROI_LEVELS
@@ -36,7 +37,7 @@ def build_model(
 
 def make_batch(*, height: int, width: int, batch: int) -> dict[str, tf.Tensor]:
     """Seeded noise: images uint8 [batch, height, width, 3] without padding, and image_sizes int32 [batch, 2]."""
-    images = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), np.uint8)
+    images = make_images(height=height, width=width, batch=batch)
     return {"images": tf.constant(images), "image_sizes": tf.constant([[height, width]] * batch)}
 
 

@@ -105,6 +105,10 @@ def check_options(args: argparse.Namespace) -> None:
 def measure(args: argparse.Namespace) -> dict:
     if args.serve:
         return measure_serving(args)
+    if args.peer:
+        from dh_keras.benchmark.peer import require_peer
+
+        require_peer(args.peer)
     config = load_config(args.config, args.overrides)
     print(f"config: {' '.join([str(args.config), *args.overrides])}")
     return (measure_training if args.train else measure_inference)(args, config.model)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from dh_keras.benchmark import inference_benchmark, machine, peer
+from dh_keras.benchmark import inference_benchmark, machine, model_garden, peer
 from dh_keras.benchmark.stages import STAGES, best_scores, measure
 from dh_keras.benchmark.workload import build_model, make_batch, threshold_for
 from dh_keras.commands.benchmark import main
 from dh_keras.config.load import load_config
+from dh_keras.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_CONFIG = ROOT / "configs" / "shapes_tiny.yaml"
@@ -133,8 +134,7 @@ def test_the_peer_is_measured_on_the_first_input_and_compared_with_its_runs(scri
         run = {"precision": "float32", "total_ms": 3.0, "necessary_gflop": 1.0, "peak_memory_mb": 1.0, "stages": {}}
         return [{**size, **run, "surviving_rois": number} for number in surviving]
 
-    def measured(name, images, *, repeats):
-        size = dict(zip(("batch", "height", "width"), images.shape[:3], strict=True))
+    def measured(name, *, repeats, **size):
         return {"name": name, **size, "proposals": 1000, "total_ms": 2.0}
 
     monkeypatch.setattr(inference_benchmark, "run_inference", inference)
@@ -160,7 +160,7 @@ def test_peers_are_padded_to_multiples_of_their_last_stride():
     class Config:
         max_level = 6
 
-    assert peer.padded_size(Config, tf.TensorShape([1, 800, 1344, 3])) == (832, 1344)
+    assert model_garden.padded_size(Config, tf.TensorShape([1, 800, 1344, 3])) == (832, 1344)
 
 
 def test_both_gemm_rates_are_shown_when_they_differ():
@@ -204,3 +204,23 @@ def test_bad_options_are_refused_by_the_parser(script, capsys, arguments, messag
         script(*arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["model_garden", "mmdetection"])
+def test_a_peer_that_is_not_there_ends_the_benchmark_before_it_measures(script, monkeypatch, capsys, name):
+    monkeypatch.setattr(peer.importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(SystemExit):
+        script("--peer", name)
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: --peer {name}: is not installed here; it needs {peer.ADVICE[name]}")
+    assert printed.out == ""
+
+
+def test_a_peer_of_which_a_part_is_missing_is_one_line(monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError("No module named 'mmcv._ext'")
+
+    monkeypatch.setattr(peer.importlib, "import_module", absent)
+    monkeypatch.setattr(peer, "run_isolated", lambda function, *inputs, **options: function(*inputs, **options))
+    with pytest.raises(UserError, match=r"^--peer mmdetection: No module named 'mmcv._ext'; it needs MMDetection 3.3"):
+        peer.measure_peer("mmdetection", height=64, width=64, batch=1, repeats=1)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dh_keras.benchmark import machine, training, training_benchmark
-from dh_keras.benchmark.training import Case, build_trainee, make_training_batch, near_boxes, plant
+from dh_keras.benchmark import machine, peer, training, training_benchmark
+from dh_keras.benchmark.case import Case
+from dh_keras.benchmark.training import build_trainee, make_training_batch, near_boxes, plant
 from dh_keras.commands.benchmark import main
 from dh_keras.config.load import load_config
 from dh_keras.modeling.proposals import Proposals
@@ -76,24 +77,22 @@ def test_the_script_measures_each_mode_and_writes_ratios(script, monkeypatch, tm
     def isolated(function, *inputs, **options):
         case = inputs[1]
         seen.append((function.__name__, case, options))
-        if function.__name__ == "measure_peer_training":
-            return {
-                "name": "model_garden",
-                **case.to_dict(),
-                "total_ms": 4000.0,
-                "gemm_gflops": 500.0,
-                "peak_memory_mb": 1.0,
-            }
         return row(case)
 
+    def of_peer(function, name, case, **options):
+        seen.append((function.__name__, case, options))
+        measured = {"total_ms": 4000.0, "gemm_gflops": 500.0, "peak_memory_mb": 1.0}
+        return {"name": name, **case.to_dict(), **measured}
+
     monkeypatch.setattr(training_benchmark, "run_isolated", isolated)
+    monkeypatch.setattr(peer, "run_isolated", of_peer)
     output = tmp_path / "benchmark.json"
     script("--train", "--peer", "model_garden", "--output", str(output), "model.conv_head.norm=frozen")
     ours = [(case.height, case.batch, case.precision, case.recompute) for name, case, _ in seen[:6]]
     modes = [("float32", False), ("mixed_bfloat16", False), ("float32", True)]
     assert ours == [(height, batch, *mode) for height, batch in ((800, 1), (512, 2)) for mode in modes]
     assert [options["stages"] for _, _, options in seen[:6]] == [True, False, False] * 2
-    assert [name for name, _, _ in seen[6:]] == ["measure_peer_training"] * 2
+    assert [name for name, _, _ in seen[6:]] == ["_measure_training"] * 2
     written = json.loads(output.read_text())
     assert written["runs"] == [row(case) for _, case, _ in seen[:6]]
     assert [found["total_ms"] for found in written["peers"]] == [4000.0, 4000.0]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dh_keras.benchmark.case import Case
 from dh_keras.benchmark.operations import (
     compile_graph,
     gradient_multiply_adds,
@@ -15,7 +16,7 @@ from dh_keras.benchmark.operations import (
     roi_align_multiply_adds,
     training_gflop,
 )
-from dh_keras.benchmark.training import Case, make_training_batch
+from dh_keras.benchmark.training import make_training_batch
 from dh_keras.config.load import load_config
 from dh_keras.errors import ConfigError
 from dh_keras.modeling.builder import assemble_detector
