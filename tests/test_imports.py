@@ -131,7 +131,12 @@ def test_inside_the_papers_room_ops_come_before_layers_and_stages():
         assert_imports_only(f"modeling/{stage}", "modeling/ops", "modeling/constants")
 
 
-MODEL_GARDEN = ("benchmark/model_garden.py", "data/formats/record_scan.py", "data/formats/record_writer.py", "data/policies.py")
+MODEL_GARDEN = (
+    "benchmark/model_garden.py",
+    "data/formats/record_scan.py",
+    "data/formats/record_writer.py",
+    "data/policies.py",
+)
 
 
 def test_the_model_garden_is_imported_by_few_and_only_when_it_is_used():
