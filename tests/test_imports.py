@@ -31,6 +31,7 @@ ROOMS = (
 TABLES = ("modeling.constants", "modeling.variants")
 STAGES = ("proposals", "targets", "losses", "detections")
 FREE_OF_TENSORFLOW = (
+    "benchmark.peer",
     "config.load",
     "modeling.constants",
     "modeling.variants",
