@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import resource
 
@@ -130,11 +131,31 @@ def batch():
 
 
 @pytest.fixture(scope="session")
-def tiny_shapes(tmp_path_factory):
+def made_once(tmp_path_factory, worker_id):
+    """Return a function that gives a folder for every process of the suite; the first one that asks makes it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own if worker_id == "master" else own.parent) / "made_once"
+    shared.mkdir(exist_ok=True)
+
+    def give(name, make):
+        folder = shared / name
+        with (shared / f"{name.replace('/', '_')}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                make(folder)
+        return folder
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(made_once):
     """A generated dataset of 12 training and 6 validation images, written once."""
     from dh_keras.data.shapes import write_shapes
 
-    return write_shapes(tmp_path_factory.mktemp("data") / "shapes", train_images=12, val_images=6, seed=1)
+    counts = {"train_images": 12, "val_images": 6, "seed": 1}
+    return write_shapes(made_once("data/shapes", lambda folder: write_shapes(folder, **counts)), **counts)
 
 
 @pytest.fixture(scope="session")
@@ -144,24 +165,24 @@ def shapes_arguments(tiny_shapes):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, shapes_arguments):
+def tiny_run(made_once, shapes_arguments):
     """A run folder of two epochs of training, to be read only."""
     from dh_keras.config.load import load_config
     from dh_keras.training.loop import train
 
     config = load_config(overrides=[*TINY, *shapes_arguments, *SHORT])
     with graphs_as_traced():
-        return train(config, output=tmp_path_factory.mktemp("runs") / "tiny").path
+        return made_once("runs/tiny", lambda folder: train(config, output=folder))
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tmp_path_factory, tiny_run):
+def tiny_export(made_once, tiny_run):
     """`tiny_run` as a SavedModel in a folder tiny/1, to be read only."""
     from dh_keras.inference.detector import Detector
     from dh_keras.serving.export import export_saved_model
 
     with graphs_as_traced():
-        return export_saved_model(Detector.load(tiny_run), tmp_path_factory.mktemp("models") / "tiny" / "1")
+        return made_once("tiny/1", lambda folder: export_saved_model(Detector.load(tiny_run), folder))
 
 
 SHORT = ("train.epochs=2", "train.drops=[]", "train.evaluate_every=1", "train.pictures=2", "model.score_threshold=0.0")
