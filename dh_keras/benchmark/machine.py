@@ -13,7 +13,6 @@ from dh_keras.benchmark import process
 from dh_keras.modeling.ops.machine import machine_target
 
 GEMM_SIZE = {"cpu": 2048, "gpu": 8192}
-GEMM_REPEATS = 7
 
 
 def describe_machine() -> dict:
@@ -47,8 +46,7 @@ def gemm_gflops(precision: str) -> float:
     size = GEMM_SIZE[machine_target()]
     factor = tf.cast(tf.random.stateless_normal([size, size], seed=[1, 2]), precision)
     product = tf.function(tf.matmul, autograph=False).get_concrete_function(factor, factor)
-    _, milliseconds = median_ms(product, factor, factor, repeats=GEMM_REPEATS)
-    return 2e-6 * size**3 / milliseconds
+    return process.product_gflops(product, factor, finish=tf.test.experimental.sync_devices)
 
 
 def median_ms(function: Callable, *inputs: object, repeats: int) -> tuple[Any, float]:

@@ -14,11 +14,10 @@ from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 
 from dh_keras.benchmark.case import Case, make_ground_truth, make_images
-from dh_keras.benchmark.process import median_ms, peak_rss_mb
+from dh_keras.benchmark.process import median_ms, peak_rss_mb, product_gflops
 
 CONFIG = "mmdet::double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py"
 GEMM_SIZE = 2048
-GEMM_REPEATS = 7
 
 
 def measure_inference(*, height: int, width: int, batch: int, repeats: int) -> dict:
@@ -33,8 +32,8 @@ def measure_inference(*, height: int, width: int, batch: int, repeats: int) -> d
         return found
 
     model.rpn_head.predict = watched
-    data = {"inputs": _to_torch(make_images(height=height, width=width, batch=batch)), "data_samples": None}
-    data["data_samples"] = [_sample(height, width) for _ in range(batch)]
+    images = make_images(height=height, width=width, batch=batch)
+    data = {"inputs": _to_torch(images), "data_samples": [_sample(height, width) for _ in range(batch)]}
 
     def detect() -> None:
         with torch.inference_mode():
@@ -103,5 +102,4 @@ def _to_torch(images: np.ndarray) -> list[torch.Tensor]:
 def _gemm_gflops() -> float:
     """As `machine.gemm_gflops`, of PyTorch's product."""
     factor = torch.randn(GEMM_SIZE, GEMM_SIZE, generator=torch.Generator().manual_seed(1))
-    _, milliseconds = median_ms(torch.matmul, factor, factor, repeats=GEMM_REPEATS)
-    return 2e-6 * GEMM_SIZE**3 / milliseconds
+    return product_gflops(torch.matmul, factor)

@@ -15,6 +15,7 @@ from typing import Any
 from dh_keras.errors import UserError
 
 WARM_UP_CALLS = 2
+GEMM_REPEATS = 7
 
 
 def median_ms(
@@ -37,6 +38,18 @@ def median_ms(
         finish()
         times.append(time.perf_counter() - start)
     return outputs, 1000.0 * statistics.median(times)
+
+
+def product_gflops(product: Callable, factor: Any, *, finish: Callable[[], None] = lambda: None) -> float:
+    """Billions of operations per second of a square matrix times itself, by a library's product; the median of several.
+
+    Args:
+        product: takes both factors.
+        factor: [N, N].
+        finish: see `median_ms`.
+    """
+    _, milliseconds = median_ms(product, factor, factor, repeats=GEMM_REPEATS, finish=finish)
+    return 2e-6 * factor.shape[0] ** 3 / milliseconds
 
 
 def peak_rss_mb() -> float:
