@@ -17,7 +17,6 @@ def compare_with_one_device(option):
     return json.loads(run.stdout.splitlines()[-1])["2 devices"]
 
 
-@pytest.mark.slow
 def test_two_replicas_with_sync_batch_norm_and_recomputed_heads_take_the_steps_of_one_device():
     found = compare_with_one_device("--recompute")
     assert found["loss"] < 2e-5
