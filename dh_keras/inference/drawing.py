@@ -7,6 +7,7 @@ large ones, and every label stands on a strip of its class's colour that stays i
 import colorsys
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -130,6 +131,12 @@ def draw_detections(
         colors=[palette[shown.classes[index]] for index in order],
         note=note,
     )
+
+
+def save_picture(picture: np.ndarray, path: Path) -> None:
+    """Write pixels uint8 [H, W, 3], RGB, as PNG, JPEG or WebP by the ending of the name."""
+    # Pillow's own level for PNG, 6, takes five times as long for files a sixth smaller.
+    Image.fromarray(picture).save(path, compress_level=1, quality=95)
 
 
 def describe_score(score: float | Sequence[float]) -> str:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from dh_keras.data import transforms
+from dh_keras.data.transforms import require_images
 from dh_keras.errors import DataError, UserError, pip_install
 from dh_keras.inference.detector import Detector, read_description
+from dh_keras.inference.photographs import decode_file
 from dh_keras.inference.serving_module import LABELS_FILE, ONNX_FILE
 from dh_keras.modeling.ops.indexing import on_host
 from dh_keras.paths import local_file
@@ -57,6 +58,6 @@ class OnnxDetector(Detector):
 
     def _detect_files(self, files: tf.Tensor) -> dict[str, tf.Tensor]:
         with on_host():
-            decoded = [transforms.decode_image(file)[None] for file in transforms.require_images(files)]
-        found = [self._detect_images(image) for image in decoded]
+            images = [decode_file(file) for file in require_images(files).numpy()]
+        found = [self._detect_images(tf.constant(image[None])) for image in images]
         return {name: tf.concat([outputs[name] for outputs in found], axis=0) for name in found[0]}

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from dh_keras.errors import DataError, pip_install
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.files import new_file
-from dh_keras.inference.drawing import draw_detections
+from dh_keras.inference.drawing import draw_detections, save_picture
 from dh_keras.inference.photographs import Photograph, decoded, is_path, read_image
 from dh_keras.inference.prediction.crops import cut_out
 from dh_keras.inference.prediction.image_files import describe_image
@@ -114,7 +113,7 @@ class Result(ImageDetections):
         if path.suffix.lower() not in PICTURE_SUFFIXES:
             raise DataError(f"{path}: expected a name that ends with {', '.join(PICTURE_SUFFIXES)}")
         with new_file(path, "choose another name") as partial:
-            Image.fromarray(self.plot()).save(partial, quality=95)
+            save_picture(self.plot(), partial)
         return path
 
     def crops(self) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from dh_keras.modeling.variables import variables_by_path
 
 
 def inference_copy(detector: DoubleHeadRCNN, *, precision: str = "float32") -> DoubleHeadRCNN:
-    """Copy a detector for inference.
+    """A detector for inference, which shares with the given one the layers that are fit for it already.
 
     A batch norm with fixed statistics is linear, so it and the convolution before it are one convolution with a bias.
     Group norms stay, and so do all norms of a KerasHub backbone. Boxes, scores and suppression are float32 in either
@@ -34,30 +34,35 @@ def inference_copy(detector: DoubleHeadRCNN, *, precision: str = "float32") -> D
     names = ("normalization", "backbone", "fpn", "rpn_head")
     with layer_precision(precision), own_random_numbers(detector.seed), weights_to_come():
         copy = detector.with_layers(
-            **{name: _empty_copy(getattr(detector, name)) for name in names},
-            roi_align={kind: _empty_copy(layer) for kind, layer in detector.roi_align.items()},
-            heads={name: _empty_copy(layer) for name, layer in detector.heads.items()},
+            **{name: _fit_for_inference(getattr(detector, name), precision) for name in names},
+            roi_align={kind: _fit_for_inference(layer, precision) for kind, layer in detector.roi_align.items()},
+            heads={name: _fit_for_inference(layer, precision) for name, layer in detector.heads.items()},
         )
     _copy_weights(detector, copy)
     return copy
 
 
-def _empty_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """A layer of the same settings in the default precision, without weights and without batch norms."""
+def _fit_for_inference(layer: keras.layers.Layer, precision: str) -> keras.layers.Layer:
+    """The layer where it has the precision and no batch norm to fold; else an empty one of the same settings."""
     config = {name: value for name, value in layer.get_config().items() if name != "dtype"}
     if config.get("norm", "group") != "group" and not isinstance(layer, HubBackbone):
         config["norm"] = FOLDED
+    elif layer.dtype_policy.name == precision:
+        return layer
     return type(layer).from_config(config)
 
 
 def _copy_weights(source: DoubleHeadRCNN, target: DoubleHeadRCNN) -> None:
-    """Copy all weights; a convolution whose batch norm the target does not have takes the norm's share."""
+    """Copy what is not shared; a convolution whose batch norm the target does not have takes the norm's share."""
+    shared = {id(variable) for variable in source.variables}
     ours = {path: variable.numpy() for path, variable in variables_by_path(source).items()}
     theirs = variables_by_path(target)
-    given = source.backbone.get_weights()
-    if [array.shape for array in given] == [variable.shape for variable in target.backbone.weights]:
-        target.backbone.set_weights(given)  # its variables may have no path to go by
+    given, wanted = source.backbone.weights, target.backbone.weights
+    if target.backbone is not source.backbone and [one.shape for one in given] == [one.shape for one in wanted]:
+        target.backbone.set_weights([one.numpy() for one in given])  # there may be no path to go by
     for path, variable in theirs.items():
+        if id(variable) in shared:
+            continue
         layer, _, kind = path.rpartition("/")
         norm = f"{layer.rpartition('/')[0]}/norm/"
         is_before_norm = layer.endswith(("/conv", "/output_conv")) and f"{norm}gamma" in ours

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
 from dh_keras.files import make_folder, replaced_file
-from dh_keras.inference.drawing import Color, draw_boxes, side_by_side
+from dh_keras.inference.drawing import Color, draw_boxes, save_picture, side_by_side
 from dh_keras.reports.matches import ImageMatches
 from dh_keras.run.classes import class_labels
 
@@ -63,9 +63,9 @@ def write_ranked(
     make_folder(folder)
     place = {index: number for number, index in enumerate(indices, start=1)}
     for index, image in image_dataset(dataset, np.array(indices, np.int64)).as_numpy_iterator():
-        picture = Image.fromarray(draw_comparison(image, matches[index], dataset, index, score=score))
+        picture = draw_comparison(image, matches[index], dataset, index, score=score)
         with replaced_file(folder / f"{place[int(index)]}.png") as partial:
-            picture.save(partial)
+            save_picture(picture, partial)
     for number in range(len(indices) + 1, COUNT + 1):
         (folder / f"{number}.png").unlink(missing_ok=True)
 

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
 from dh_keras.evaluation.coco_metrics import evaluate_detections
 from dh_keras.files import filled_folder
 from dh_keras.inference.detector import Detector
-from dh_keras.inference.drawing import class_colors, draw_boxes, draw_detections, side_by_side
+from dh_keras.inference.drawing import class_colors, draw_boxes, draw_detections, save_picture, side_by_side
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.run.classes import class_labels
 
@@ -67,6 +66,6 @@ def write_pictures(detector: Detector, dataset: CocoDataset, folder: Path, *, co
             expected = draw_boxes(
                 image, dataset.boxes_of(index), [names[c] for c in truth], colors=[colors[c] for c in truth]
             )
-            picture = Image.fromarray(side_by_side(drawn, expected, titles))
-            picture.save(partial / f"{Path(dataset.paths[index]).stem}.png")
+            picture = side_by_side(drawn, expected, titles)
+            save_picture(picture, partial / f"{Path(dataset.paths[index]).stem}.png")
     return folder

@@ -134,7 +134,7 @@ def test_a_gpu_has_no_part_in_decoding(monkeypatch):
     devices = []
     decode = photographs.decode_image
     monkeypatch.setattr(
-        photographs, "decode_image", lambda data: devices.append(context.context().device_name) or decode(data)
+        photographs, "decode_image", lambda *file: devices.append(context.context().device_name) or decode(*file)
     )
     assert decoded(encoded(photograph(), "PNG"), "photo").shape == (50, 80, 3)
     assert [device.rpartition("/")[2] for device in devices] == ["device:CPU:0"]

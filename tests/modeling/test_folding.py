@@ -87,6 +87,16 @@ def test_the_original_is_left_as_it_was(make_tiny_detector):
         assert variable.dtype == "float32"
 
 
+def test_only_layers_that_change_are_made_anew(make_tiny_detector):
+    original = make_tiny_detector("model.variant=double_head")
+    folded = inference_copy(original)
+    assert folded.fpn is original.fpn
+    assert folded.rpn_head is original.rpn_head
+    assert folded.heads["fc_head"] is original.heads["fc_head"]
+    assert not {id(variable) for variable in folded.backbone.weights} & {id(one) for one in original.backbone.weights}
+    assert not set(map(id, folded.heads["conv_head"].weights)) & set(map(id, original.heads["conv_head"].weights))
+
+
 def test_bfloat16_is_in_the_network_and_not_in_boxes_and_scores(make_tiny_detector, batch):
     original = with_random_norms(make_tiny_detector())
     half = inference_copy(original, precision="bfloat16")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dh_keras.errors import visible
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.files import replaced_file
+from dh_keras.inference.drawing import save_picture
 from dh_keras.inference.prediction.sources import free_name
 from dh_keras.run.classes import Category
 
@@ -48,7 +48,7 @@ def write_crops(image: np.ndarray, found: ImageDetections, output: Path, start: 
     folders = class_folders(found.known)
     for number, (crop, index) in enumerate(zip(cut_out(image, found.boxes), found.classes.tolist(), strict=True), 1):
         with replaced_file(output / CROPS_DIR / folders[index] / f"{start}{number}.png") as partial:
-            Image.fromarray(crop).save(partial)
+            save_picture(crop, partial)
 
 
 def class_folders(known: Sequence[Category]) -> list[str]:

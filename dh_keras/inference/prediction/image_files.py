@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from dh_keras.data.canvases import canvas_of, canvases, resized_sizes
 from dh_keras.errors import DataError
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.files import replaced_file
-from dh_keras.inference.drawing import draw_detections
+from dh_keras.inference.drawing import draw_detections, save_picture
 from dh_keras.inference.photographs import Photograph, decoded, open_photograph, undecodable
 from dh_keras.inference.prediction.crops import write_crops
 from dh_keras.inference.prediction.folder import PredictionSettings
@@ -128,4 +127,4 @@ def save_pictures(image: ImageFile, result: ImageDetections, settings: Predictio
         write_crops(pixels, result.above(settings.score), output, f"{image.item.picture}-")
     if settings.pictures:
         with replaced_file(output / f"{image.item.picture}.png") as partial:
-            Image.fromarray(draw_detections(pixels, result, score_threshold=settings.score)).save(partial)
+            save_picture(draw_detections(pixels, result, score_threshold=settings.score), partial)
