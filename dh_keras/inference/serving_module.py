@@ -26,6 +26,12 @@ SIGNATURE_FILE = "signature.json"
 LABELS_FILE = "labels.json"
 ONNX_FILE = "model.onnx"
 
+_PREPARED = [
+    tf.TensorSpec([None, None, None, 3], tf.uint8, name="images"),
+    tf.TensorSpec([None, 2], tf.int32, name="resized_sizes"),
+    tf.TensorSpec([None, 2], tf.int32, name="original_sizes"),
+]
+
 
 class ServingModule(tf.Module):
     """Encoded or decoded images in, detections in original-image pixels out.
@@ -132,12 +138,12 @@ class ServingModule(tf.Module):
         """
         with on_host():
             files = transforms.require_images(image_bytes)
-        return self._detect(*self._prepare(files, transforms.decode_image))
+        return self._detect_shared(*self._prepare(files, transforms.decode_image))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detect in decoded RGB images uint8 [B, H, W, 3] of one size; returns what `serve_bytes` does."""
-        return self.detect_images(images)
+        return self._detect_shared(*self._prepare(images, tf.identity))
 
     def detect_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """What `serve_images` does, as a part of another graph."""
@@ -210,6 +216,13 @@ class ServingModule(tf.Module):
         few = tf.constant(sorted([*canvases(**self._limits), (self._longest, self._longest)], key=math.prod))
         holds = tf.reduce_all(needed <= few, axis=1)
         return few[tf.where(holds)[0, 0]]
+
+    @tf.function(input_signature=_PREPARED, autograph=False)
+    def _detect_shared(
+        self, images: tf.Tensor, resized_sizes: tf.Tensor, original_sizes: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """`_detect` as one graph, which is traced, saved and loaded once for all signatures."""
+        return self._detect(images, resized_sizes, original_sizes)
 
     def _detect(self, images: tf.Tensor, resized_sizes: tf.Tensor, original_sizes: tf.Tensor) -> dict[str, tf.Tensor]:
         with traced_for(self.target):

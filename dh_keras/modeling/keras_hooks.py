@@ -28,8 +28,12 @@ class BuiltModel(keras.Model):
 class TakesSummedGradients:
     """Goes before a Keras optimizer's class: it is given gradients that are summed over replicas, and checked.
 
-    `update_step` gets a learning rate that is not finite when any of them is not; then it is to change nothing.
+    In the place of the learning rate `update_step` gets what `scalars_of_step` makes of it once for all variables.
     """
+
+    def scalars_of_step(self, learning_rate: tf.Tensor, finite: tf.Tensor) -> Any:
+        """The learning rate, float32 [], which is not finite when a gradient is not; for optimizers to say more."""
+        return tf.where(finite, learning_rate, float("nan"))
 
     def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
         """Nothing left to do.
@@ -40,14 +44,14 @@ class TakesSummedGradients:
         return list(grads_and_vars)
 
     def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate: Any) -> None:
-        """Let `update_step` know.
+        """Let `update_step` know whether all gradients are finite.
 
         It sees one variable only. To do without: apply the gradients in a `tf.cond`, which waits for the device and
         which no strategy allows around an update.
         """
         finite = tf.math.is_finite(tf.linalg.global_norm(grads))
-        learning_rate = tf.where(finite, tf.convert_to_tensor(learning_rate), float("nan"))
-        super()._backend_update_step(grads, trainable_variables, learning_rate)
+        scalars = self.scalars_of_step(tf.convert_to_tensor(learning_rate), finite)
+        super()._backend_update_step(grads, trainable_variables, scalars)
 
 
 def slot_of(optimizer: keras.optimizers.Optimizer, slots: list[Any], variable: Any) -> Any:

@@ -1,6 +1,6 @@
 """The optimizers of a training: stochastic gradient descent as the published recipes use it, and AdamW."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -12,11 +12,27 @@ from dh_keras.modeling.keras_hooks import TakesSummedGradients, slot_of
 BIAS_NAMES = ("bias", "beta")
 
 
+class StepScalars(NamedTuple):
+    """What a step has for all variables.
+
+    Args:
+        finite: bool [], whether all gradients are.
+        learning_rate: float32 [], 0 when one of them is not.
+        momentum: float32 [], the share of a velocity that is kept: all of it when one is not.
+    """
+
+    finite: tf.Tensor
+    learning_rate: tf.Tensor
+    momentum: tf.Tensor
+
+
 class _Recipe(TakesSummedGradients):
     """Goes before a Keras optimizer's class: clips gradients by their norm, and has biases learn and decay otherwise.
 
     Gradients are those of all replicas together; when any is not finite, no weight and no slot changes.
     """
+
+    momentum = 0.0  # of those that have no such argument
 
     def __init__(
         self,
@@ -39,12 +55,16 @@ class _Recipe(TakesSummedGradients):
         super().build(variables)
         self._are_biases = [variable.name in BIAS_NAMES for variable in variables]
 
-    def rate_and_decay(self, variable: Any, learning_rate: Any) -> tuple[tf.Tensor, float]:
+    def scalars_of_step(self, learning_rate: tf.Tensor, finite: tf.Tensor) -> StepScalars:
+        """What `update_step` gets for every variable, whose updates would else repeat it."""
+        return StepScalars(finite, tf.where(finite, learning_rate, 0.0), tf.where(finite, self.momentum, 1.0))
+
+    def rate_and_decay(self, variable: Any, learning_rate: tf.Tensor) -> tuple[tf.Tensor, float]:
         """The learning rate of one variable, in its type, and its l2."""
         factor, l2 = 1.0, self.l2
         if slot_of(self, self._are_biases, variable):
             factor, l2 = self.bias_lr_factor, self.bias_l2
-        return tf.cast(factor * learning_rate, variable.dtype), l2
+        return tf.cast(learning_rate if factor == 1.0 else factor * learning_rate, variable.dtype), l2
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -85,16 +105,15 @@ class RecipeSGD(_Recipe, keras.optimizers.SGD):
         own = {"l2": l2, "bias_lr_factor": bias_lr_factor, "bias_l2": bias_l2, "clip_norm": clip_norm}
         super().__init__(learning_rate, momentum=momentum, name=name, **own, **kwargs)
 
-    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
-        """Update one variable and its velocity in place, unless the learning rate is not finite.
+    def update_step(self, gradient: tf.Tensor, variable: Any, step: StepScalars) -> None:
+        """Update one variable and its velocity in place, unless a gradient is not finite.
 
         A velocity that is assigned lies elsewhere after every step, in the midst of what the next step needs.
         """
-        finite = tf.math.is_finite(learning_rate)
-        rate, l2 = self.rate_and_decay(variable, tf.where(finite, learning_rate, 0.0))
-        with tf.control_dependencies([finite]):  # or the weights would be copied before the gradients are there
+        rate, l2 = self.rate_and_decay(variable, step.learning_rate)
+        with tf.control_dependencies([step.finite]):  # or the weights would be copied before the gradients are there
             gradient = tf.cast(gradient, variable.dtype) + l2 * tf.convert_to_tensor(variable)
-        gradient = tf.where(finite, gradient, 0.0)
+        gradient = tf.where(step.finite, gradient, 0.0)
         if not self.momentum:
             self.assign_sub(variable, rate * gradient)
             return
@@ -103,7 +122,7 @@ class RecipeSGD(_Recipe, keras.optimizers.SGD):
             accum=_handle(slot_of(self, self.momentums, variable)),
             lr=rate,
             grad=gradient,
-            momentum=tf.cast(tf.where(finite, self.momentum, 1.0), variable.dtype),
+            momentum=tf.cast(step.momentum, variable.dtype),
         )
 
 
@@ -142,10 +161,10 @@ class RecipeAdamW(_Recipe, keras.optimizers.Adam):
         own = {"l2": l2, "bias_lr_factor": bias_lr_factor, "bias_l2": bias_l2, "clip_norm": clip_norm}
         super().__init__(learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, name=name, **own, **kwargs)
 
-    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
-        """Update one variable and its slots, unless the learning rate is not finite."""
-        finite, dtype = tf.math.is_finite(learning_rate), variable.dtype
-        rate, l2 = self.rate_and_decay(variable, tf.where(finite, learning_rate, 0.0))
+    def update_step(self, gradient: tf.Tensor, variable: Any, step: StepScalars) -> None:
+        """Update one variable and its slots, unless a gradient is not finite."""
+        finite, dtype = step.finite, variable.dtype
+        rate, l2 = self.rate_and_decay(variable, step.learning_rate)
         gradient, weight = tf.cast(gradient, dtype), tf.convert_to_tensor(variable)
         moments = []
         for slots, beta, new in (
@@ -156,8 +175,8 @@ class RecipeAdamW(_Recipe, keras.optimizers.Adam):
             old = tf.convert_to_tensor(slot)
             moments.append(tf.where(finite, old + (1.0 - beta) * (new - old), old))
             self.assign(slot, moments[-1])
-        step = tf.cast(self.iterations + 1, dtype)
-        correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        number = tf.cast(self.iterations + 1, dtype)
+        correction = tf.sqrt(1.0 - self.beta_2**number) / (1.0 - self.beta_1**number)
         mean, square = moments
         self.assign_sub(variable, rate * (l2 * weight + correction * mean / (tf.sqrt(square) + self.epsilon)))
 

@@ -118,9 +118,10 @@ def _convert(module: ServingModule) -> bytes:
         from dh_keras.serving import onnx_graph
     except ImportError as error:
         raise UserError(f"an ONNX file needs tf2onnx and onnx: {pip_install('onnx')}") from error
-    function = module.serve_images
+    signature = module.serve_images.input_signature
+    function = tf.function(module.detect_images, input_signature=signature, autograph=False)
     with _no_log_lines():
-        model, _ = from_function(function, input_signature=function.input_signature, opset=OPSET)
+        model, _ = from_function(function, input_signature=signature, opset=OPSET)
     onnx_graph.read_from_outside(model.graph)
     onnx_graph.limit_sizes(model.graph)
     try:

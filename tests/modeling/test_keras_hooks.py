@@ -109,6 +109,22 @@ def test_one_gradient_that_is_not_finite_makes_the_learning_rate_of_every_variab
     np.testing.assert_array_equal(rates, [0.5, 0.5, np.nan, np.nan])
 
 
+def test_what_a_step_has_for_all_variables_is_made_once():
+    made, given = [], []
+
+    class Ours(TakesSummedGradients, keras.optimizers.SGD):
+        def scalars_of_step(self, learning_rate, finite):
+            made.append((float(learning_rate), bool(finite)))
+            return made
+
+        def update_step(self, gradient, variable, scalars):
+            given.append(scalars)
+
+    Ours(0.5).apply([tf.ones([2]), tf.ones([1])], [keras.Variable([1.0, 2.0]), keras.Variable([3.0])])
+    assert made == [(0.5, True)]
+    assert [one is made for one in given] == [True, True]
+
+
 def test_a_slot_is_found_by_the_variable_and_by_what_it_holds():
     variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0]), keras.Variable([4.0])]
     optimizer = keras.optimizers.SGD(0.1, momentum=0.5)

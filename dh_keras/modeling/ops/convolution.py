@@ -209,19 +209,18 @@ def _framed_products(inputs: tf.Tensor, upstream: tf.Tensor, size: int) -> list[
     rows = tf.shape(table)[0] - (frame * width + frame)
     upstream_table = upstream_table[:rows]
     firsts = [row * width + column for row in range(size) for column in range(size)]
-    return [_product(table[first : first + rows], upstream_table) for first in firsts]
+    return [_product(tf.slice(table, [first, 0], [rows, channels]), upstream_table) for first in firsts]
 
 
 def _cropped_products(inputs: tf.Tensor, upstream: tf.Tensor, size: int) -> list[tf.Tensor]:
     """One product for each place of the kernel, from a copy of the cells that it meets."""
     channels, filters = inputs.shape[-1], upstream.shape[-1]
-    framed = _frame(inputs, size)
-    height, width = tf.shape(inputs)[1], tf.shape(inputs)[2]
+    framed, shape = _frame(inputs, size), tf.shape(inputs)
     upstream = tf.reshape(upstream, [-1, filters])
     products: list[tf.Tensor] = []
     for row in range(size):
         for column in range(size):
             with tf.control_dependencies(products[-1:]):  # one copy at a time
-                crop = framed[:, row : row + height, column : column + width]
+                crop = tf.slice(framed, [0, row, column, 0], shape)
             products.append(_product(tf.reshape(crop, [-1, channels]), upstream))
     return products
