@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import os
 import resource
 
@@ -13,6 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import ops
+
+# As in the commands: what imports and traces make stays, and looking for garbage among it is in vain.
+gc.set_threshold(50_000)
 
 
 @pytest.fixture(autouse=True)

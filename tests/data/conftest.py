@@ -11,6 +11,11 @@ from PIL import Image
 from dh_keras.data.formats.coco import load_coco
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_start(quick_graphs):
+    """Leave graphs as they are traced."""
+
+
 def smooth_pixels(height, width, seed=0):
     """Return uint8[height, width, 3] that is different in every corner and channel, and compresses well."""
     y, x = np.mgrid[0:height, 0:width]

@@ -13,6 +13,7 @@ from dh_keras.pretrained.importer import convert_checkpoint
 from dh_keras.training.schedule import make_schedule
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_graphs"),
     pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is needed to read checkpoints"),
     pytest.mark.skipif(
         not parity.REFERENCE.is_dir(), reason=f"no reference folder at {parity.REFERENCE}; set DH_KERAS_REFERENCE"

@@ -28,6 +28,11 @@ SERVING_PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 HIDE_TENSORFLOW = "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras', 'dh_keras']))\n"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_start(quick_graphs):
+    """Leave graphs as they are traced."""
+
+
 @pytest.fixture(scope="module")
 def photographs(tiny_shapes):
     """Three of the validation images."""

@@ -10,6 +10,11 @@ from PIL import Image
 from dh_keras.inference.detector import Detector
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_start(quick_graphs):
+    """Leave graphs as they are traced."""
+
+
 @pytest.fixture(scope="session")
 def detector(tiny_run):
     return Detector.load(tiny_run)
