@@ -17,6 +17,10 @@ from tensorflow.python.framework import ops
 
 # As in the commands: what imports and traces make stays, and looking for garbage among it is in vain.
 gc.set_threshold(50_000)
+# Graphs as small as those here take a quarter less time in one thread than in several; 0 is one for each core.
+THREADS = int(os.environ.get("DH_KERAS_TEST_THREADS", "1"))
+tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+tf.config.threading.set_inter_op_parallelism_threads(THREADS)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,9 @@
 """RoIAlign: values and gradients against the slow definition, and two examples worked by hand."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import numpy_boxes
 import pytest
@@ -256,6 +260,15 @@ def test_the_gradient_is_the_same_to_the_last_bit_each_time(features, sampling_r
     assert np.abs(first).max() > 1
     for _ in range(4):
         np.testing.assert_array_equal(gradient(), first)
+
+
+def test_the_gradient_is_the_same_in_several_threads():
+    test = f"{__file__}::{test_the_gradient_is_the_same_to_the_last_bit_each_time.__name__}"
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", test]
+    environment = {**os.environ, "DH_KERAS_TEST_THREADS": "4"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stdout
+    assert "2 passed" in run.stdout
 
 
 def test_what_is_computed_grows_with_the_length_of_the_longest_roi_not_with_its_square():
