@@ -95,7 +95,13 @@ def test_jitter_draws_the_whole_range_evenly(folder):
     assert abs(cut - expected) < 4 * np.sqrt(expected * (1 - expected) / len(heights))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# A mosaic is in another of them too, and the drawing of AutoAugment is that of RandAugment.
+RARELY = ("mosaic", "autoaugment_v0")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow if one in RARELY else []) for one in CONFIGS]
+)
 def test_the_stream_is_the_same_again_from_the_middle_and_for_each_worker(folder, name):
     dataset, config = folder.load(), CONFIGS[name]
     plan = np.array([[0, 0], [1, 1], [2, 2], [0, 0], [1, 1]])

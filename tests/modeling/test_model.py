@@ -55,7 +55,13 @@ def proposals_around(batch):
     return Proposals(boxes, tf.zeros(tf.shape(valid)), valid)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+# Each head alone and both together are in every run of the suite; the other variants combine the same.
+USUAL = ("single_fc", "single_conv", "double_head", "double_head_ext")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(one, marks=[] if one in USUAL else pytest.mark.slow) for one in VARIANTS]
+)
 def test_every_loss_of_every_variant_falls(make_tiny_detector, batch, variant, monkeypatch):
     non_local = 8 if variant == "double_head_ext" else 0
     overrides = (f"model.variant={variant}", f"model.conv_head.non_local.channels={non_local}")

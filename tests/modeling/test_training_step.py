@@ -128,7 +128,10 @@ def statistics_of(detector):
     return {path: v.numpy() for path, v in variables_by_path(detector).items() if "moving" in path}
 
 
-@pytest.mark.parametrize(("variant", "norm"), [("double_head_ext", "group"), ("double_head", "batch")])
+@pytest.mark.parametrize(
+    ("variant", "norm"),
+    [pytest.param("double_head_ext", "group", marks=pytest.mark.slow), ("double_head", "batch")],
+)
 def test_recomputed_heads_have_the_same_gradients_and_moving_statistics(batch, tiny_overrides, variant, norm):
     overrides = [*tiny_overrides, f"model.variant={variant}", f"model.conv_head.norm={norm}"]
     config = load_config(overrides=[*overrides, "model.conv_head.non_local.channels=8"]).model
