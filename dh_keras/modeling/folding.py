@@ -54,15 +54,13 @@ def _fit_for_inference(layer: keras.layers.Layer, precision: str) -> keras.layer
 
 def _copy_weights(source: DoubleHeadRCNN, target: DoubleHeadRCNN) -> None:
     """Copy what is not shared; a convolution whose batch norm the target does not have takes the norm's share."""
-    shared = {id(variable) for variable in source.variables}
-    ours = {path: variable.numpy() for path, variable in variables_by_path(source).items()}
-    theirs = variables_by_path(target)
+    shared = set(map(id, source.weights)) & set(map(id, target.weights))
+    ours = {path: one.numpy() for path, one in variables_by_path(source).items() if id(one) not in shared}
+    theirs = {path: one for path, one in variables_by_path(target).items() if id(one) not in shared}
     given, wanted = source.backbone.weights, target.backbone.weights
     if target.backbone is not source.backbone and [one.shape for one in given] == [one.shape for one in wanted]:
         target.backbone.set_weights([one.numpy() for one in given])  # there may be no path to go by
     for path, variable in theirs.items():
-        if id(variable) in shared:
-            continue
         layer, _, kind = path.rpartition("/")
         norm = f"{layer.rpartition('/')[0]}/norm/"
         is_before_norm = layer.endswith(("/conv", "/output_conv")) and f"{norm}gamma" in ours

@@ -24,13 +24,9 @@ from dh_keras.serving.onnx_export import export_onnx, resize_images
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("tf2onnx")
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("quick_graphs")
 SERVING_PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 HIDE_TENSORFLOW = "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras', 'dh_keras']))\n"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_start(quick_graphs):
-    """Leave graphs as they are traced."""
 
 
 @pytest.fixture(scope="module")
