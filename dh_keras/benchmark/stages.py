@@ -18,6 +18,7 @@ from dh_keras.benchmark.machine import median_ms
 from dh_keras.benchmark.operations import compile_graph, multiply_adds, roi_align_multiply_adds
 from dh_keras.modeling.detections import class_probs, surviving_rois
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
+from dh_keras.modeling.ops.roi_align import pooling_order
 
 STAGES = ("backbone", "fpn", "rpn", "proposals", "roi_align", "fc_head", "conv_head", "detections")
 COUNTED = ("backbone", "fpn", "rpn", "fc_head", "conv_head")
@@ -122,7 +123,10 @@ class _Stages:
 
         def proposals(objectness_logits, anchor_deltas, pyramid, image_sizes) -> tuple[tf.Tensor, tf.Tensor]:
             anchors = detector.anchors(pyramid)
-            return detector.propose(objectness_logits, anchor_deltas, anchors, image_sizes, training=False).flat()
+            found = detector.propose(objectness_logits, anchor_deltas, anchors, image_sizes, training=False)
+            rois, image_index = found.flat()
+            order = pooling_order(rois, image_index)
+            return tf.gather(rois, order), tf.gather(image_index, order)
 
         features = self.run("backbone", backbone, batch["images"], batch["image_sizes"])
         pyramid = self.run("fpn", lambda features: detector.fpn(features), features)

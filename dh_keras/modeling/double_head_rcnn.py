@@ -17,6 +17,8 @@ from dh_keras.modeling.constants import PYRAMID_LEVELS
 from dh_keras.modeling.detections import Detections, class_probs, select_detections, surviving_rois
 from dh_keras.modeling.keras_hooks import own_random_numbers
 from dh_keras.modeling.layers.recomputation import recomputed
+from dh_keras.modeling.ops.machine import for_gpu
+from dh_keras.modeling.ops.roi_align import pooling_order
 from dh_keras.modeling.precision import layer_precision
 from dh_keras.modeling.proposals import Proposals, generate_proposals, pyramid_anchors
 from dh_keras.modeling.training_step import TrainingStep
@@ -216,6 +218,10 @@ class DoubleHeadRCNN(TrainingStep):
             Those of fc_class_logits, conv_class_logits float32 [R, K + 1] and fc_box_deltas, conv_box_deltas float32
             [R, K, 4] that the variant's heads of these kinds have.
         """
+        reorder = not training and not for_gpu()
+        if reorder:
+            order = pooling_order(rois, image_index)
+            rois, image_index = tf.gather(rois, order), tf.gather(image_index, order)
         specs = [spec for spec in self.variant.heads if spec.kind in kinds]
         roi_features = {
             kind: self.roi_align[kind](pyramid, rois, image_index, training=training)
@@ -228,6 +234,9 @@ class DoubleHeadRCNN(TrainingStep):
                 head = recomputed(head)
             predictions = head(roi_features[spec.kind])
             outputs |= {f"{spec.kind}_{name}": prediction for name, prediction in predictions.items()}
+        if reorder:
+            places = tf.argsort(order)
+            outputs = {name: tf.gather(output, places) for name, output in outputs.items()}
         return outputs
 
     def call(self, inputs: dict[str, tf.Tensor] | tf.Tensor, training: bool = False) -> dict[str, Any]:

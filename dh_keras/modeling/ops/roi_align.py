@@ -21,7 +21,7 @@ from dh_keras.modeling.constants import (
 )
 from dh_keras.modeling.ops.boxes import box_area
 from dh_keras.modeling.ops.indexing import count_up, map_sizes, on_host, running_sum
-from dh_keras.modeling.ops.machine import pad_rows
+from dh_keras.modeling.ops.machine import for_gpu, pad_rows
 
 # Two cells hold four samples that are half a cell apart; one more for each end, and one for rounding.
 _SAMPLES_NEAR_A_CELL = 7
@@ -56,6 +56,22 @@ def roi_levels(rois: tf.Tensor, *, levels: Sequence[str] = ROI_LEVELS) -> tf.Ten
     level = tf.floor(CANONICAL_ROI_LEVEL + tf.math.log(size / CANONICAL_ROI_SIZE + 1e-6) / tf.math.log(2.0))
     coarser = tf.constant([float(name[1:]) for name in levels[1:]], shape=[len(levels) - 1])
     return tf.reduce_sum(tf.cast(level[:, None] >= coarser, tf.int64), axis=1)
+
+
+def pooling_order(rois: tf.Tensor, image_index: tf.Tensor) -> tf.Tensor:
+    """Indices int32 [R] that put those of one level and image next to each other, from top to bottom.
+
+    One after the other they read the same cells, which a CPU's cache still holds then. In the order of their scores,
+    the product of 1000 RoIs takes twice as long.
+
+    Args:
+        rois: float32 [R, 4], pixels.
+        image_index: integers [R].
+    """
+    level = tf.cast(roi_levels(rois), tf.float32)
+    group = level * tf.cast(tf.reduce_max(image_index) + 1, tf.float32) + tf.cast(image_index, tf.float32)
+    middle = rois[:, 0] + rois[:, 2]
+    return tf.argsort(group * (tf.reduce_max(middle) + 1.0) + middle, stable=True)
 
 
 def roi_align(
@@ -285,6 +301,9 @@ def _members(counts: tf.Tensor, firsts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
         counts: int64 [groups], each at least 1.
         firsts: int64 [groups].
     """
+    if not for_gpu():  # which has no kernel for these two
+        members = tf.ragged.range(firsts, firsts + counts).to_sparse()
+        return members.indices[:, 0], members.values
     ends = running_sum(counts)
     starts = ends - counts
     member = count_up(ends[-1])
