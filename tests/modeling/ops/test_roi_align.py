@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from modeling.ops import roi_align_oracle as oracle
 
-from dh_keras.modeling.ops.roi_align import roi_align, roi_levels
+from dh_keras.modeling.ops.machine import traced_for
+from dh_keras.modeling.ops.roi_align import pooling_order, roi_align, roi_levels
 
 CHANNELS = 3
 # An image of 511 x 690 pixels; no side divides by 64, and no level is square.
@@ -101,7 +102,8 @@ def assert_equals_definition(features, rois, image_index, *, sampling_ratio, geo
 
 @BOTH_GEOMETRIES
 @ALL_RATIOS
-def test_random_rois_of_two_images_and_all_levels_equal_the_definition(features, sampling_ratio, geometry):
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_random_rois_of_two_images_and_all_levels_equal_the_definition(features, sampling_ratio, geometry, target):
     generator = np.random.default_rng(2)
     rois = numpy_boxes.random_boxes(generator, 40, 511, 690)
     rois[:2] = [[10.2, 20.4, 480.1, 640.3], [-30.5, 100.1, 520.9, 660.2]]
@@ -109,7 +111,8 @@ def test_random_rois_of_two_images_and_all_levels_equal_the_definition(features,
     rois[::3] += np.float32([-30, -40, 30, 40])
     image_index = generator.integers(0, 2, 40)
     assert {oracle.level_of(roi) for roi in rois} == set(oracle.LEVELS)
-    assert_equals_definition(features, rois, image_index, sampling_ratio=sampling_ratio, geometry=geometry)
+    with traced_for(target):
+        assert_equals_definition(features, rois, image_index, sampling_ratio=sampling_ratio, geometry=geometry)
 
 
 @BOTH_GEOMETRIES
@@ -212,6 +215,16 @@ def test_levels_of_random_rois_equal_the_formula():
     rois = numpy_boxes.random_boxes(np.random.default_rng(5), 300, 800, 1333)
     expected = [oracle.level_of(roi) for roi in rois]
     assert [oracle.LEVELS[level] for level in roi_levels(rois).numpy()] == expected
+
+
+def test_neighbours_of_one_level_and_image_are_pooled_one_after_the_other():
+    generator = np.random.default_rng(6)
+    rois = numpy_boxes.random_boxes(generator, 800, 1333, 1333)
+    image_index = generator.integers(0, 3, len(rois))
+    order = pooling_order(tf.constant(rois), tf.constant(image_index)).numpy()
+    middle = (rois[:, 0] + rois[:, 2]) / 2
+    np.testing.assert_array_equal(order, np.lexsort((middle, image_index, roi_levels(rois).numpy())))
+    assert pooling_order(tf.zeros([0, 4]), tf.zeros([0], tf.int64)).shape == (0,)
 
 
 def test_an_roi_whose_level_is_missing_goes_to_the_next_finer_one_or_to_the_first():
