@@ -218,10 +218,6 @@ class DoubleHeadRCNN(TrainingStep):
             Those of fc_class_logits, conv_class_logits float32 [R, K + 1] and fc_box_deltas, conv_box_deltas float32
             [R, K, 4] that the variant's heads of these kinds have.
         """
-        reorder = not training and not for_gpu()
-        if reorder:
-            order = pooling_order(rois, image_index)
-            rois, image_index = tf.gather(rois, order), tf.gather(image_index, order)
         specs = [spec for spec in self.variant.heads if spec.kind in kinds]
         roi_features = {
             kind: self.roi_align[kind](pyramid, rois, image_index, training=training)
@@ -234,9 +230,6 @@ class DoubleHeadRCNN(TrainingStep):
                 head = recomputed(head)
             predictions = head(roi_features[spec.kind])
             outputs |= {f"{spec.kind}_{name}": prediction for name, prediction in predictions.items()}
-        if reorder:
-            places = tf.argsort(order)
-            outputs = {name: tf.gather(output, places) for name, output in outputs.items()}
         return outputs
 
     def call(self, inputs: dict[str, tf.Tensor] | tf.Tensor, training: bool = False) -> dict[str, Any]:
@@ -254,15 +247,19 @@ class DoubleHeadRCNN(TrainingStep):
         inputs = inputs if isinstance(inputs, Mapping) else image_batch(inputs)
         pyramid = self.extract_features(inputs, training=training)
         proposals, rois, image_index = self.propose_rois(pyramid, inputs["image_sizes"], training=training)
+        rows = {"rois": rois, "image_index": image_index}
+        if reordered := not (training or for_gpu()):
+            order = pooling_order(rois, image_index)
+            rows = {**_take(rows, order), "order": order}
         if self.variant.scores_before_boxes and not training:
-            outputs = self.run_heads(pyramid, rois, image_index, training=False, kinds=("fc",))
-            survivors = surviving_rois(class_probs(outputs, "fc"), score_threshold=self.score_threshold)
-            outputs = {name: tf.gather(output, survivors) for name, output in outputs.items()}
-            rois, image_index = tf.gather(rois, survivors), tf.gather(image_index, survivors)
-            outputs |= self.run_heads(pyramid, rois, image_index, training=False, kinds=("conv",))
+            rows |= self.run_heads(pyramid, rows["rois"], rows["image_index"], training=False, kinds=("fc",))
+            rows = _take(rows, surviving_rois(class_probs(rows, "fc"), score_threshold=self.score_threshold))
+            rows |= self.run_heads(pyramid, rows["rois"], rows["image_index"], training=False, kinds=("conv",))
         else:
-            outputs = self.run_heads(pyramid, rois, image_index, training=training)
-        return {"proposals": proposals, "rois": rois, "image_index": image_index, **outputs}
+            rows |= self.run_heads(pyramid, rows["rois"], rows["image_index"], training=training)
+        if reordered:  # back, because of equal scores the better proposal's counts
+            rows = _take(rows, tf.argsort(rows.pop("order")))
+        return {"proposals": proposals, **rows}
 
     def detect(
         self,
@@ -296,6 +293,11 @@ class DoubleHeadRCNN(TrainingStep):
 # Arguments that are data classes, with what makes one of its fields.
 _SETTINGS = {"variant": make_variant, "rpn": RPNConfig, "roi": RoIConfig}
 _LAYERS = ("normalization", "backbone", "fpn", "rpn_head")
+
+
+def _take(rows: dict[str, tf.Tensor], places: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Of each tensor [R, ...] the rows at places, integers [S]."""
+    return {name: tf.gather(values, places) for name, values in rows.items()}
 
 
 def _argument_names() -> list[str]:

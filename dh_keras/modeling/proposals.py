@@ -72,25 +72,26 @@ def generate_proposals(
         `Proposals` with P = min(post_nms, candidates). No gradient flows to the RPN.
     """
     on_canvas = anchors_on_canvas(anchors, image_sizes)
-    boxes_per_level, scores_per_level = [], []
+    best = []  # scores, deltas and anchors of each level
     for level, logits in objectness_logits.items():
         logits = tf.where(on_canvas[level], tf.stop_gradient(logits), float("-inf"))
-        scores, indices = tf.math.top_k(logits, k=tf.minimum(pre_nms, tf.shape(logits)[1]))
+        scores, indices = tf.math.top_k(logits, k=tf.minimum(pre_nms, tf.shape(anchors[level])[0]))
         deltas = tf.gather(tf.stop_gradient(anchor_deltas[level]), indices, batch_dims=1)
-        boxes = decode_boxes(deltas, tf.gather(anchors[level], indices), weights=RPN_DELTA_WEIGHTS)
-        boxes = clip_boxes(boxes, image_sizes, geometry=geometry)
-        # An anchor that was clipped away altogether has no area left and must never be kept.
-        has_area = tf.reduce_all(boxes[..., 2:] > boxes[..., :2], axis=-1)
-        boxes_per_level.append(boxes)
-        scores_per_level.append(tf.where(has_area, scores, float("-inf")))
+        best.append((scores, deltas, tf.gather(anchors[level], indices)))
+    scores_per_level = [scores for scores, _, _ in best]
+    scores, deltas, sources = (tf.concat(of_levels, axis=1) for of_levels in zip(*best, strict=True))
+    boxes = clip_boxes(decode_boxes(deltas, sources, weights=RPN_DELTA_WEIGHTS), image_sizes, geometry=geometry)
+    # An anchor that was clipped away altogether has no area left and must never be kept.
+    start, end = tf.split(boxes, 2, axis=-1)
+    scores = tf.where(tf.reduce_all(end > start, axis=-1), scores, float("-inf"))
 
     # Of what every level keeps, the best over all levels are those that one pass over all of them keeps first.
-    scores = tf.concat(scores_per_level, axis=1)
+    boxes_per_level = tf.split(boxes, [tf.shape(one)[1] for one in scores_per_level], axis=1)
     limits = {"max_output": tf.minimum(post_nms, tf.shape(scores)[1]), "iou_threshold": max(nms_iou, NO_OVERLAP)}
     kept, valid = tf.map_fn(
         lambda image: nms(*image, **limits),
         (move_apart(boxes_per_level), scores),
         fn_output_signature=(tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.bool)),
     )
-    boxes = tf.gather(tf.concat(boxes_per_level, axis=1), kept, batch_dims=1)
+    boxes = tf.gather(boxes, kept, batch_dims=1)
     return Proposals(boxes, tf.where(valid, tf.gather(scores, kept, batch_dims=1), float("-inf")), valid)

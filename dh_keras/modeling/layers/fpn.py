@@ -54,9 +54,8 @@ class FPN(keras.layers.Layer):
             for stage, lateral in zip(STAGES, self.laterals, strict=True)
         ]
         for index in range(len(merged) - 2, -1, -1):
-            size = tf.shape(merged[index])
             upsampled = _repeat_twice(_repeat_twice(merged[index + 1], axis=1), axis=2)
-            merged[index] += upsampled[:, : size[1], : size[2], :]
+            merged[index] += tf.slice(upsampled, [0, 0, 0, 0], tf.shape(merged[index]))
         pyramid = {
             level: convolve_with(output, x, training=training)
             for level, output, x in zip(ROI_LEVELS, self.outputs, merged, strict=True)

@@ -57,12 +57,13 @@ class RPNHead(keras.layers.Layer):
             order of `grid_anchors`.
         """
         objectness_logits, anchor_deltas = {}, {}
+        batch = tf.shape(next(iter(pyramid.values())))[0]
+        of_logits, of_deltas = tf.stack([batch, -1]), tf.stack([batch, -1, 4])
         for level, features in pyramid.items():
             hidden = convolve_with(self.conv, features, relu=True)
-            batch = tf.shape(features)[0]
             logits, deltas = self.objectness_predictor(hidden), self.delta_predictor(hidden)
-            objectness_logits[level] = tf.reshape(logits, [batch, -1])
-            anchor_deltas[level] = tf.reshape(deltas, [batch, -1, 4])
+            objectness_logits[level] = tf.reshape(logits, of_logits)
+            anchor_deltas[level] = tf.reshape(deltas, of_deltas)
         return objectness_logits, anchor_deltas
 
     def predict_at(self, pyramid: dict[str, tf.Tensor], indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -25,10 +25,10 @@ def grid_anchors(
         float32 [rows * columns * A, 4], pixels of the resized image; anchors may cross its border.
     """
     base = tf.constant(cell_anchors(size, ratios, stride, geometry=geometry))
-    rows, columns = (count_up(grid_size[axis], tf.float32) * stride for axis in range(2))
-    y, x = tf.meshgrid(rows, columns, indexing="ij")
-    shifts = tf.stack([y, x, y, x], axis=-1)
-    return tf.reshape(shifts[:, :, None, :] + base, [-1, 4])
+    rows, columns = (count_up(number, tf.float32) for number in tf.unstack(grid_size))
+    y = tf.reshape(rows, [-1, 1, 1, 1]) * [stride, 0.0, stride, 0.0]
+    x = tf.reshape(columns, [-1, 1, 1]) * [0.0, stride, 0.0, stride]
+    return tf.reshape(y + x + base, [-1, 4])
 
 
 def anchors_inside(anchors: tf.Tensor, image_sizes: tf.Tensor) -> tf.Tensor:
@@ -41,9 +41,9 @@ def anchors_inside(anchors: tf.Tensor, image_sizes: tf.Tensor) -> tf.Tensor:
     Returns:
         bool [B, N].
     """
-    sizes = tf.cast(image_sizes, anchors.dtype)[:, None, :]
-    starts_inside = tf.reduce_all(anchors[:, :2] >= 0.0, axis=-1)
-    return starts_inside[None, :] & tf.reduce_all(anchors[None, :, 2:] <= sizes, axis=-1)
+    sizes = tf.expand_dims(tf.cast(image_sizes, anchors.dtype), 1)
+    start, end = tf.split(anchors, 2, axis=1)
+    return tf.reduce_all(start >= 0.0, axis=-1) & tf.reduce_all(end <= sizes, axis=-1)
 
 
 def anchors_on_canvas(anchors: dict[str, tf.Tensor], image_sizes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -56,11 +56,12 @@ def anchors_on_canvas(anchors: dict[str, tf.Tensor], image_sizes: tf.Tensor) -> 
     Returns:
         By level, bool [B, N].
     """
-    canvases = tf.math.ceil(tf.cast(image_sizes, tf.float32) / SIZE_DIVISOR)[:, None] * SIZE_DIVISOR
+    canvases = tf.expand_dims(tf.math.ceil(tf.cast(image_sizes, tf.float32) / SIZE_DIVISOR), 1) * SIZE_DIVISOR
     on_canvas = {}
     for level, boxes in anchors.items():
         stride = LEVEL_STRIDES[level]
+        start, end = tf.split(boxes, 2, axis=1)
         # Centres are at the start of a cell or in its middle; a little more keeps rounding from moving one out of it.
-        cells = tf.floor((boxes[:, :2] + boxes[:, 2:]) / 2.0 / stride + 0.01)
-        on_canvas[level] = tf.reduce_all(cells[None] * stride < canvases, axis=-1)
+        cells = tf.floor((start + end) / (2.0 * stride) + 0.01)
+        on_canvas[level] = tf.reduce_all(cells * stride < canvases, axis=-1)
     return on_canvas

@@ -14,16 +14,22 @@ MAX_LOG_SIZE = math.log(1000.0 / 16.0)
 
 def box_area(boxes: tf.Tensor) -> tf.Tensor:
     """Areas [...] in square pixels of boxes [..., 4]; an inverted box has area 0."""
-    size = tf.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
-    return size[..., 0] * size[..., 1]
+    start, end = _corners(boxes)
+    height, width = tf.unstack(tf.maximum(end - start, 0.0), num=2, axis=-1)
+    return height * width
+
+
+def _corners(boxes: tf.Tensor) -> list[tf.Tensor]:
+    """(y1, x1) and (y2, x2), [..., 2] each. Two slices would be eight operations instead of two."""
+    return tf.split(boxes, 2, axis=-1)
 
 
 def _intersection_area(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     """One axis at a time: the [N, G] arrays are the largest of the whole assignment."""
-    top = tf.maximum(boxes[..., :, None, 0], others[..., None, :, 0])
-    height = tf.maximum(tf.minimum(boxes[..., :, None, 2], others[..., None, :, 2]) - top, 0.0)
-    left = tf.maximum(boxes[..., :, None, 1], others[..., None, :, 1])
-    return height * tf.maximum(tf.minimum(boxes[..., :, None, 3], others[..., None, :, 3]) - left, 0.0)
+    y1, x1, y2, x2 = tf.unstack(tf.expand_dims(boxes, -2), num=4, axis=-1)
+    other_y1, other_x1, other_y2, other_x2 = tf.unstack(tf.expand_dims(others, -3), num=4, axis=-1)
+    height = tf.maximum(tf.minimum(y2, other_y2) - tf.maximum(y1, other_y1), 0.0)
+    return height * tf.maximum(tf.minimum(x2, other_x2) - tf.maximum(x1, other_x1), 0.0)
 
 
 def pairwise_iou(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
@@ -37,7 +43,7 @@ def pairwise_iou(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
         float32 [..., N, G] in 0..1; 0 where both areas are 0.
     """
     intersection = _intersection_area(boxes, others)
-    union = box_area(boxes)[..., :, None] + box_area(others)[..., None, :] - intersection
+    union = tf.expand_dims(box_area(boxes), -1) + tf.expand_dims(box_area(others), -2) - intersection
     return tf.math.divide_no_nan(intersection, union)
 
 
@@ -53,17 +59,17 @@ def clip_boxes(boxes: tf.Tensor, image_sizes: tf.Tensor, *, geometry: str = "con
     Returns:
         float32 [..., N, 4].
     """
-    size = tf.cast(image_sizes, boxes.dtype)[..., None, :]
+    size = tf.expand_dims(tf.cast(image_sizes, boxes.dtype), -2)
     inset = 1.0 if geometry == "legacy" else 0.0
-    top_left = tf.clip_by_value(boxes[..., :2], 0.0, size - inset)
-    bottom_right = tf.clip_by_value(boxes[..., 2:], inset, size)
-    return tf.concat([top_left, bottom_right], axis=-1)
+    low = tf.constant([0.0, 0.0, inset, inset], boxes.dtype)
+    return tf.clip_by_value(boxes, low, tf.concat([size - inset, size], axis=-1))
 
 
 def scale_boxes(boxes: tf.Tensor, factor: float) -> tf.Tensor:
     """Scale boxes [..., 4] by a factor about their centres; not clipped (the authors' RoI expansion)."""
-    centre = (boxes[..., :2] + boxes[..., 2:]) / 2.0
-    half = (boxes[..., 2:] - boxes[..., :2]) / 2.0 * factor
+    start, end = _corners(boxes)
+    centre = (start + end) / 2.0
+    half = (end - start) / 2.0 * factor
     return tf.concat([centre - half, centre + half], axis=-1)
 
 
@@ -78,10 +84,11 @@ def encode_boxes(boxes: tf.Tensor, anchors: tf.Tensor, *, weights: tuple[float, 
     Returns:
         float32 [..., 4] deltas (dy, dx, dh, dw), unitless.
     """
-    anchor_size = anchors[..., 2:] - anchors[..., :2]
-    size = boxes[..., 2:] - boxes[..., :2]
-    shift = ((boxes[..., :2] + boxes[..., 2:]) - (anchors[..., :2] + anchors[..., 2:])) / 2.0 / anchor_size
-    return tf.concat([shift, tf.math.log(size / anchor_size)], axis=-1) * tf.constant(weights, boxes.dtype)
+    start, end = _corners(boxes)
+    anchor_start, anchor_end = _corners(anchors)
+    anchor_size = anchor_end - anchor_start
+    shift = ((start + end) - (anchor_start + anchor_end)) / 2.0 / anchor_size
+    return tf.concat([shift, tf.math.log((end - start) / anchor_size)], axis=-1) * tf.constant(weights, boxes.dtype)
 
 
 def decode_boxes(deltas: tf.Tensor, anchors: tf.Tensor, *, weights: tuple[float, ...]) -> tf.Tensor:
@@ -95,8 +102,9 @@ def decode_boxes(deltas: tf.Tensor, anchors: tf.Tensor, *, weights: tuple[float,
     Returns:
         float32 [..., 4] boxes, pixels, not clipped.
     """
-    deltas = deltas / tf.constant(weights, deltas.dtype)
-    anchor_size = anchors[..., 2:] - anchors[..., :2]
-    centre = (anchors[..., :2] + anchors[..., 2:]) / 2.0 + deltas[..., :2] * anchor_size
-    half = tf.exp(tf.minimum(deltas[..., 2:], MAX_LOG_SIZE)) * anchor_size / 2.0
+    shift, log_size = tf.split(deltas / tf.constant(weights, deltas.dtype), 2, axis=-1)
+    start, end = _corners(anchors)
+    anchor_size = end - start
+    centre = (start + end) / 2.0 + shift * anchor_size
+    half = tf.exp(tf.minimum(log_size, MAX_LOG_SIZE)) * anchor_size / 2.0
     return tf.concat([centre - half, centre + half], axis=-1)

@@ -51,7 +51,7 @@ def gather_roi_align(
         members = slice(group, group + _GROUP)
         rows, row_weights = _entries(vertical, members)
         columns, column_weights = _entries(horizontal, members)
-        first = first_cell[members, None, None] + rows * map_width[members, None, None]
+        first = first_cell[members] + rows * map_width[members]
         cells = tf.gather(table, first[:, :, :, None, None] + columns[:, None, None, :, :])  # [N, S, E, S, E, C]
         shape = tf.shape(cells)
         across = tf.reshape(cells, [_GROUP, output_size[0], shape[2], shape[3] * shape[4] * channels])

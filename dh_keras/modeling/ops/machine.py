@@ -41,7 +41,7 @@ def few_sizes(count: tf.Tensor) -> tf.Tensor:
 
 
 def pad_rows(values: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """[R, ...] with zeros behind, up to a number of rows that is not less than R."""
-    shape = tf.shape(values)
+    """[R, ...], only R unknown in the graph, with zeros behind, up to a number of rows that is not less than R."""
+    missing = rows - tf.shape(values)[0]
     # Not by tf.pad, which a GPU does not do for int64.
-    return tf.concat([values, tf.zeros(tf.concat([[rows - shape[0]], shape[1:]], axis=0), values.dtype)], axis=0)
+    return tf.concat([values, tf.zeros([missing, *values.shape[1:]], values.dtype)], axis=0)

@@ -91,7 +91,7 @@ def move_apart(groups: Sequence[tf.Tensor]) -> tf.Tensor:
     """
     moved = []
     for index, boxes in enumerate(groups):
-        y1, x1, y2, x2 = tf.unstack(boxes * _ENLARGEMENT ** (index // 4), axis=-1)
+        y1, x1, y2, x2 = tf.unstack(boxes * _ENLARGEMENT if index >= 4 else boxes, axis=-1)
         if index & 1:
             x1, x2 = -x2, -x1
         if index & 2:

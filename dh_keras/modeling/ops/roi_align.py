@@ -8,9 +8,11 @@ geometry, costs no work on unused levels, and its gradient is the transposed pro
 Letters: R RoIs, S output cells along an axis (7), E weight entries per output cell and axis, C channels.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from dh_keras.modeling.constants import (
@@ -21,7 +23,7 @@ from dh_keras.modeling.constants import (
 )
 from dh_keras.modeling.ops.boxes import box_area
 from dh_keras.modeling.ops.indexing import count_up, map_sizes, on_host, running_sum
-from dh_keras.modeling.ops.machine import for_gpu, pad_rows
+from dh_keras.modeling.ops.machine import for_gpu
 
 # Two cells hold four samples that are half a cell apart; one more for each end, and one for rounding.
 _SAMPLES_NEAR_A_CELL = 7
@@ -33,7 +35,7 @@ class AxisWeights(NamedTuple):
     Args:
         cells: int64 [R, S, E], row or column of the feature map.
         weights: float32 [R, S, E], each cell's share of the bin's average.
-        counts: int64 [R], how many of the E entries of a bin can be non-zero, or None for all.
+        counts: int64 [R, 1, 1], how many of the E entries of a bin can be non-zero, or None for all.
     """
 
     cells: tf.Tensor
@@ -53,9 +55,9 @@ def roi_levels(rois: tf.Tensor, *, levels: Sequence[str] = ROI_LEVELS) -> tf.Ten
         int64 [R], places in levels.
     """
     size = tf.sqrt(box_area(rois))
-    level = tf.floor(CANONICAL_ROI_LEVEL + tf.math.log(size / CANONICAL_ROI_SIZE + 1e-6) / tf.math.log(2.0))
+    level = tf.floor(CANONICAL_ROI_LEVEL + tf.math.log(size / CANONICAL_ROI_SIZE + 1e-6) / math.log(2.0))
     coarser = tf.constant([float(name[1:]) for name in levels[1:]], shape=[len(levels) - 1])
-    return tf.reduce_sum(tf.cast(level[:, None] >= coarser, tf.int64), axis=1)
+    return tf.reduce_sum(tf.cast(tf.expand_dims(level, 1) >= coarser, tf.int64), axis=1)
 
 
 def pooling_order(rois: tf.Tensor, image_index: tf.Tensor) -> tf.Tensor:
@@ -68,10 +70,11 @@ def pooling_order(rois: tf.Tensor, image_index: tf.Tensor) -> tf.Tensor:
         rois: float32 [R, 4], pixels.
         image_index: integers [R].
     """
-    level = tf.cast(roi_levels(rois), tf.float32)
-    group = level * tf.cast(tf.reduce_max(image_index) + 1, tf.float32) + tf.cast(image_index, tf.float32)
-    middle = rois[:, 0] + rois[:, 2]
-    return tf.argsort(group * (tf.reduce_max(middle) + 1.0) + middle, stable=True)
+    image_index = tf.cast(image_index, tf.int64)
+    group = roi_levels(rois) * (tf.reduce_max(image_index) + 1) + image_index
+    top, _, bottom, _ = tf.unstack(rois, num=4, axis=1)
+    middle = top + bottom
+    return tf.argsort(tf.cast(group, tf.float32) * (tf.reduce_max(middle) + 1.0) + middle, stable=True)
 
 
 def roi_align(
@@ -105,10 +108,11 @@ def roi_align(
         flow to the features, not to the RoIs.
     """
     num_rois = tf.shape(rois)[0]
-    # A sparse matrix without entries or rows breaks the kernels of the product: an empty RoI stands in.
+    # A sparse matrix without entries or rows breaks the kernels of the product: an empty RoI is behind the others.
     arrays = (tf.stop_gradient(rois), tf.cast(image_index, tf.int64), tf.cast(level_index, tf.int64))
-    rois, image_index, level_index = (pad_rows(array, tf.maximum(num_rois, 1)) for array in arrays)
-
+    rois, image_index, level_index = (
+        tf.concat([array, tf.zeros([1, *array.shape[1:]], array.dtype)], axis=0) for array in arrays
+    )
     maps = [features_per_level[level] for level in levels]
     table, first_cell, map_width, vertical, horizontal = lay_out(
         maps,
@@ -122,7 +126,7 @@ def roi_align(
     )
     assemble = _assemble_dense if vertical.counts is None else _assemble_ragged
     indices, weights = assemble(first_cell, map_width, vertical, horizontal)
-    num_rows = tf.shape(rois)[0] * output_size[0] * output_size[1]
+    num_rows = (num_rois + 1) * (output_size[0] * output_size[1])
     multiply = _differentiable_sparse_matmul if differentiable else _sparse_matmul
     pooled = multiply(indices, weights, num_rows, table)
     pooled = tf.reshape(pooled, [-1, *output_size, maps[0].shape[-1]])[:num_rois]
@@ -144,7 +148,7 @@ def lay_out(
 
     Returns:
         The feature table float32 [cells of all levels and images, C]; of each RoI, the row of the table where its map
-        begins and the width of its map, int64 [R]; and its weights along both axes.
+        begins and the width of its map, int64 [R, 1, 1]; and its weights along both axes.
     """
     channels = maps[0].shape[-1]
     # Joined in their own precision, which is fewer bytes. RoIAligns of one graph share this table.
@@ -152,21 +156,19 @@ def lay_out(
     sizes = map_sizes(maps)
     batch = tf.shape(maps[0])[0]
     with on_host():
-        cells_per_map = sizes[:, 0] * sizes[:, 1]
+        cells_per_map = tf.reduce_prod(sizes, axis=1, keepdims=True)
         first_of_level = tf.cumsum(tf.cast(batch, tf.int64) * cells_per_map, exclusive=True)
-        numbers = tf.concat([sizes, cells_per_map[:, None], first_of_level[:, None]], axis=1)
-    numbers = tf.gather(numbers, level_index)
-    map_size = numbers[:, :2]
-    first_cell = numbers[:, 3] + image_index * numbers[:, 2]
-    strides = tf.gather(tf.constant([2.0 ** int(level[1:]) for level in levels]), level_index)
-
-    vertical, horizontal = (
-        _axis_weights(
-            rois[:, axis], rois[:, axis + 2], strides, map_size[:, axis], output_size[axis], sampling_ratio, geometry
-        )
-        for axis in range(2)
-    )
-    return table, first_cell, map_size[:, 1], vertical, horizontal
+        numbers = tf.concat([sizes, cells_per_map, first_of_level], axis=1)
+    # What follows has a number for each RoI, all bins and all entries, or more: [R, 1, 1].
+    top, left, bottom, right = tf.unstack(tf.reshape(rois, [-1, 1, 1, 4]), axis=3)
+    numbers = tf.reshape(tf.gather(numbers, level_index), [-1, 1, 1, 4])
+    map_height, map_width, cells_of_map, first_of_level = (numbers[..., column] for column in range(4))
+    first_cell = first_of_level + tf.reshape(image_index, [-1, 1, 1]) * cells_of_map
+    strides = tf.constant([2.0 ** int(level[1:]) for level in levels])
+    strides = tf.reshape(tf.gather(strides, level_index), [-1, 1, 1])
+    vertical = _axis_weights(top, bottom, strides, map_height, output_size[0], sampling_ratio, geometry)
+    horizontal = _axis_weights(left, right, strides, map_width, output_size[1], sampling_ratio, geometry)
+    return table, first_cell, map_width, vertical, horizontal
 
 
 def _axis_weights(
@@ -178,14 +180,14 @@ def _axis_weights(
     sampling_ratio: int,
     geometry: str,
 ) -> AxisWeights:
-    """Interpolation weights of every bin along one axis; start and end in pixels, map_size in cells, each [R]."""
+    """Interpolation weights of every bin along one axis; start and end in pixels, map_size in cells, each [R, 1, 1]."""
     if geometry == "legacy":
         start = start / strides
         bin_size = tf.maximum((end - 1.0) / strides - start, 1.0) / num_bins
     else:
         bin_size = (end - start) / strides / num_bins
         start = start / strides - 0.5
-    bins = tf.range(num_bins, dtype=tf.float32)[None, :, None]
+    bins = tf.constant(np.arange(num_bins, dtype=np.float32)[:, None])
     if sampling_ratio > 0:
         return _fixed_weights(start, bin_size, bins, tf.cast(map_size, tf.float32), sampling_ratio)
     return _adaptive_weights(start, bin_size, bins, tf.cast(map_size, tf.float32))
@@ -196,13 +198,12 @@ def _sample_positions(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Positions [R, S, samples] in cells, moved onto the map, and the share of the bin's mean that each has.
 
-    Of the numbers in sample, those below an RoI's own, in samples [R], count.
+    Of the numbers in sample, those below an RoI's own, in samples [R, 1, 1], count.
     """
-    samples = samples[:, None, None]
-    position = start[:, None, None] + (bins + (sample + 0.5) / tf.maximum(samples, 1.0)) * bin_size[:, None, None]
-    map_size = map_size[:, None, None]
+    at_least_one = tf.maximum(samples, 1.0)
+    position = start + (bins + (sample + 0.5) / at_least_one) * bin_size
     counted = (sample < samples) & (position >= -1.0) & (position <= map_size)
-    share = tf.where(counted, 1.0 / tf.maximum(samples, 1.0), 0.0)
+    share = tf.where(counted, 1.0 / at_least_one, 0.0)
     return tf.clip_by_value(position, 0.0, map_size - 1.0), share
 
 
@@ -212,9 +213,10 @@ def _fixed_weights(
     """Two entries, the cells on either side, for each of a fixed number of samples."""
     # As a constant it would be folded into others, and positions would round differently from one graph to the next.
     per_roi = tf.fill(tf.shape(start), float(samples))
-    position, share = _sample_positions(start, bin_size, bins, map_size, per_roi, tf.range(samples, dtype=tf.float32))
+    sample = tf.constant(np.arange(samples, dtype=np.float32))
+    position, share = _sample_positions(start, bin_size, bins, map_size, per_roi, sample)
     low = tf.floor(position)
-    high = tf.minimum(low + 1.0, map_size[:, None, None] - 1.0)
+    high = tf.minimum(low + 1.0, map_size - 1.0)
     fraction = position - low
     cells = tf.concat([low, high], axis=-1)
     weights = tf.concat([share * (1.0 - fraction), share * fraction], axis=-1)
@@ -233,17 +235,17 @@ def _adaptive_weights(start: tf.Tensor, bin_size: tf.Tensor, bins: tf.Tensor, ma
     first, _ = _sample_positions(start, bin_size, bins, map_size, per_roi, tf.zeros([1]))
     cells = tf.floor(first) + offsets
     # Samples are at least half a cell apart where there are several, so few lie less than a cell from one.
-    begin = start[:, None, None] + bins * bin_size[:, None, None]
-    per_cell = (per_roi / tf.maximum(bin_size, 1e-6))[:, None, None]
+    begin = start + bins * bin_size
+    per_cell = per_roi / tf.maximum(bin_size, 1e-6)
     nearest = tf.maximum(tf.floor((cells - 1.0 - begin) * per_cell - 0.5), 0.0)
-    near = nearest[..., None] + count_up(tf.minimum(max_samples, _SAMPLES_NEAR_A_CELL), tf.float32)
+    near = tf.expand_dims(nearest, 3) + count_up(tf.minimum(max_samples, _SAMPLES_NEAR_A_CELL), tf.float32)
     shape = tf.shape(near)
-    near = tf.reshape(near, [shape[0], bins.shape[1], -1])
+    near = tf.reshape(near, [shape[0], bins.shape[0], -1])
     position, share = _sample_positions(start, bin_size, bins, map_size, per_roi, near)
     # A sample's bilinear weight for a cell is a hat function of their distance.
-    hat = tf.maximum(1.0 - tf.abs(tf.reshape(position, shape) - cells[..., None]), 0.0)
+    hat = tf.maximum(1.0 - tf.abs(tf.reshape(position, shape) - tf.expand_dims(cells, 3)), 0.0)
     weights = tf.reduce_sum(tf.reshape(share, shape) * hat, axis=3)
-    cells = tf.minimum(cells, map_size[:, None, None] - 1.0)
+    cells = tf.minimum(cells, map_size - 1.0)
     return AxisWeights(tf.cast(cells, tf.int64), weights, counts=samples + 1)
 
 
@@ -251,15 +253,21 @@ def _assemble_dense(
     first_cell: tf.Tensor, map_width: tf.Tensor, vertical: AxisWeights, horizontal: AxisWeights
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sparse indices [nnz, 2] and values [nnz] where every bin has the same number of entries."""
-    cells = (first_cell[:, None, None] + vertical.cells * map_width[:, None, None])[
-        :, :, None, :, None
-    ] + horizontal.cells[:, None, :, None, :]
-    values = vertical.weights[:, :, None, :, None] * horizontal.weights[:, None, :, None, :]
-    shape = tf.shape(values)
-    rows = count_up(shape[0] * shape[1] * shape[2])[:, None]
-    cells = tf.reshape(cells, [-1, shape[3] * shape[4]])
-    indices = tf.stack([tf.broadcast_to(rows, tf.shape(cells)), cells], axis=-1)
-    return tf.reshape(indices, [-1, 2]), tf.reshape(values, [-1])
+    (_, bins_down, entries_down), (_, bins_across, entries_across) = vertical.cells.shape, horizontal.cells.shape
+
+    def combine(combination: Callable, down: tf.Tensor, across: tf.Tensor) -> tf.Tensor:
+        """Of every bin, one number for each pair of an entry down and one across: [R * S * S, E * E]."""
+        pairs = combination(
+            tf.reshape(down, [-1, bins_down, 1, entries_down, 1]),
+            tf.reshape(across, [-1, 1, bins_across, 1, entries_across]),
+        )
+        return tf.reshape(pairs, [-1, entries_down * entries_across])
+
+    cells = combine(tf.add, first_cell + vertical.cells * map_width, horizontal.cells)
+    values = combine(tf.multiply, vertical.weights, horizontal.weights)
+    shape = tf.shape(cells)
+    rows = tf.broadcast_to(tf.expand_dims(count_up(shape[0]), 1), shape)
+    return tf.reshape(tf.stack([rows, cells], axis=-1), [-1, 2]), tf.reshape(values, [-1])
 
 
 def _assemble_ragged(
@@ -267,15 +275,15 @@ def _assemble_ragged(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sparse indices and values where the number of entries depends on the RoI; unused entries are never built."""
     bins = [tf.shape(first_cell)[0], vertical.cells.shape[1], horizontal.cells.shape[1]]
-    row_cells = first_cell[:, None, None] + vertical.cells * map_width[:, None, None]
+    row_cells = first_cell + vertical.cells * map_width
 
     def of_bins(values: tf.Tensor) -> tf.Tensor:
         """Values that broadcast to [R, S, S], of all bins in a row."""
         return tf.reshape(tf.broadcast_to(values, bins), [-1])
 
     # First the rows of all bins, then the columns of all rows.
-    matrix_row, row = _members(of_bins(vertical.counts[:, None, None]), of_bins(_first_entries(vertical)[:, :, None]))
-    counts, firsts = of_bins(horizontal.counts[:, None, None]), of_bins(_first_entries(horizontal)[:, None, :])
+    matrix_row, row = _members(of_bins(vertical.counts), of_bins(tf.expand_dims(_first_entries(vertical), 2)))
+    counts, firsts = of_bins(horizontal.counts), of_bins(tf.expand_dims(_first_entries(horizontal), 1))
     run, column = _members(tf.gather(counts, matrix_row), tf.gather(firsts, matrix_row))
     row_cells = tf.gather(tf.reshape(row_cells, [-1]), row)
     column_cells = tf.reshape(horizontal.cells, [-1])
