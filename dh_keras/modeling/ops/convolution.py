@@ -9,6 +9,7 @@ Letters: N images or RoIs, H W of the input, h w of the output, C input channels
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dh_keras.modeling.ops.machine import for_gpu
@@ -181,7 +182,7 @@ def _input_gradient(inputs: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, s
     # The CPU kernel that is fast does not know explicit padding.
     shape, padding = tf.shape(inputs), kernel.shape[0] // 2 if stride > 1 else 0
     gradient = tf.raw_ops.Conv2DBackpropInput(
-        input_sizes=tf.add(shape, [0, 2 * padding, 2 * padding, 0]),
+        input_sizes=tf.add(shape, [0, 2 * padding, 2 * padding, 0]) if padding else shape,
         filter=kernel,
         out_backprop=upstream,
         strides=[1, stride, stride, 1],
@@ -208,8 +209,11 @@ def _framed_products(inputs: tf.Tensor, upstream: tf.Tensor, size: int) -> list[
     width = tf.shape(inputs)[2] + frame
     rows = tf.shape(table)[0] - (frame * width + frame)
     upstream_table = upstream_table[:rows]
-    firsts = [row * width + column for row in range(size) for column in range(size)]
-    return [_product(tf.slice(table, [first, 0], [rows, channels]), upstream_table) for first in firsts]
+    lines, columns = np.mgrid[:size, :size].reshape(2, -1, 1)
+    # Where each place's rows begin in the table, in its two dimensions.
+    begins = tf.unstack(width * tf.constant(lines * [1, 0], tf.int32) + tf.constant(columns * [1, 0], tf.int32))
+    extent = tf.stack([rows, channels])
+    return [_product(tf.slice(table, begin, extent), upstream_table) for begin in begins]
 
 
 def _cropped_products(inputs: tf.Tensor, upstream: tf.Tensor, size: int) -> list[tf.Tensor]:
