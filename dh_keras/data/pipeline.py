@@ -216,9 +216,11 @@ def image_dataset(dataset: CocoDataset, indices: Iterable[int]) -> tf.data.Datas
     """
     read = _image_reader(dataset)
     rows = tf.data.Dataset.from_tensor_slices(np.asarray(list(indices), np.int32))
-    return _finish(
-        rows.map(lambda index: (index, read(index)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    )
+    images = rows.map(lambda index: (index, read(index)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    # Nothing is tuned: that takes time of the network's cores, and an iterator's end waits for it, a second at times.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return _finish(images).with_options(options)
 
 
 def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -> str | None:

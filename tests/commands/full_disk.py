@@ -209,7 +209,7 @@ def make_case(name: str, inputs: Inputs) -> Case:
         return Case(words, prepare=lambda disk: shutil.copytree(begun, disk / "run"), parts=TRAINED)
     if name == "predict":
         words = ["predict", str(inputs.run), str(inputs.data.val_images), "--score", "0", "--output", "DISK/out"]
-        return Case(words, again=[*words, "--resume"], parts=r"out/(settings\.json|parts/.*|.*\.png)")
+        return Case(words, again=[*words, "--resume"], parts=r"out/(settings\.json|parts/.*|.*\.jpg)")
     if name == "analyze":
         run = inputs.run
         return Case(["analyze", "DISK/run"], prepare=lambda disk: shutil.copytree(run, disk / "run"))
@@ -318,7 +318,9 @@ def check_end(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
     """See that another try came to the same end, in files that hold no times."""
     assert {file for file in ours if "tfevents" not in file} == {file for file in theirs if "tfevents" not in file}
     for file in theirs.keys() - {"run/curves.png"}:  # which shows images per second
-        if file.endswith((".weights.h5", "predictions.json", ".tfrecord", "fixed.json", "metrics.json", ".png")):
+        if file.endswith(
+            (".weights.h5", "predictions.json", ".tfrecord", "fixed.json", "metrics.json", ".png", ".jpg")
+        ):
             assert ours[file] == theirs[file], f"{file} differs after another try"
 
 

@@ -174,7 +174,7 @@ def test_the_commands_work_together(tiny_run, tiny_shapes, tmp_path, capsys, mon
     }
     main(["predict", str(tiny_run), str(photograph), "--output", str(tmp_path / "p"), "--score", "0.9999"])
     assert "nothing above 1.00; the best is" in capsys.readouterr().out
-    assert (tmp_path / "p" / f"{photograph.stem}.png").is_file()
+    assert (tmp_path / "p" / f"{photograph.stem}.jpg").is_file()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "predictions").mkdir()
     main(["predict", str(tiny_run), str(photograph), "--no-pictures"])

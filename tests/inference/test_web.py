@@ -124,4 +124,4 @@ def test_the_command_takes_addresses(site, tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr()
     assert f"error: {site}/gone.png: cannot be fetched: HTTP 404 Not Found" in shown.err
     assert "found: 3 red cell in 3 image(s)" in shown.out  # what is called a film is a photograph
-    assert sorted(one.name for one in (tmp_path / "out").glob("*.png")) == ["film.png", "photo-2.png", "photo.png"]
+    assert sorted(one.name for one in (tmp_path / "out").glob("*.jpg")) == ["film.jpg", "photo-2.jpg", "photo.jpg"]

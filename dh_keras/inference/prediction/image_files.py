@@ -121,10 +121,10 @@ def describe_image(
 
 
 def save_pictures(image: ImageFile, result: ImageDetections, settings: PredictionSettings, output: Path) -> None:
-    """Write the drawn picture of an image as PNG, and its crops, as far as the settings say."""
+    """Write the drawn picture of an image as JPEG, and its crops, as far as the settings say."""
     pixels = decoded(image.data, image.name)
     if settings.crops:
         write_crops(pixels, result.above(settings.score), output, f"{image.item.picture}-")
     if settings.pictures:
-        with replaced_file(output / f"{image.item.picture}.png") as partial:
+        with replaced_file(output / f"{image.item.picture}.jpg") as partial:
             save_picture(draw_detections(pixels, result, score_threshold=settings.score), partial)

@@ -27,7 +27,7 @@ def read(path):
 
 
 def files_below(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*g"))
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def test_only_the_classes_that_count_are_written_and_drawn(photographs, tmp_path
     predict_files(ColorDetector(), [folder / "a.png"], tmp_path / "all", PredictionSettings(score=0.0))
     [row] = json.loads((tmp_path / "some" / "predictions.json").read_text())
     assert [(one["category"], one["box"]) for one in row["detections"]] == [("platelet", [30, 100, 40, 115])]
-    assert files_below(tmp_path / "some") == ["a.png", "crops/platelet/a-1.png"]
-    drawn, everything = read(tmp_path / "some" / "a.png"), read(tmp_path / "all" / "a.png")
+    assert files_below(tmp_path / "some") == ["a.jpg", "crops/platelet/a-1.png"]
+    drawn, everything = read(tmp_path / "some" / "a.jpg"), read(tmp_path / "all" / "a.jpg")
     np.testing.assert_array_equal(drawn[:, 450:], everything[:, 450:])  # in the colour that it has among all
     assert (drawn[:, :300] != everything[:, :300]).any()
 

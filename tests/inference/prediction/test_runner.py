@@ -59,11 +59,11 @@ def test_every_image_has_its_row_and_a_bad_file_does_not_lose_the_rest(detector,
         [str(images[3]), error],
     ]
     files = {path.name for path in tmp_path.iterdir()}
-    assert files == {f"{n}.png" for n in range(7)} | {"predictions.json", "errors.csv", "settings.json"}
+    assert files == {f"{n}.jpg" for n in range(7)} | {"predictions.json", "errors.csv", "settings.json"}
     first = detector(images[0])
     pixels = np.asarray(Image.open(images[0]))
     drawn = draw_detections(pixels, first, score_threshold=0.0)
-    assert (np.abs(np.asarray(Image.open(tmp_path / "0.png")).astype(int) - drawn) > 40).mean() < 0.01
+    assert (np.abs(np.asarray(Image.open(tmp_path / "0.jpg")).astype(int) - drawn) > 40).mean() < 0.01
     assert "0.jpg: " in capsys.readouterr().out
 
 
@@ -152,7 +152,7 @@ runner.predict_files(FakeDetector(), paths, {str(tmp_path / "out")!r}, settings)
     assert not (tmp_path / "out" / "parts").exists()
 
 
-@pytest.mark.parametrize(("limit", "file"), [(64, "settings.json"), (3000, "0.png")])
+@pytest.mark.parametrize(("limit", "file"), [(64, "settings.json"), (3000, "0.jpg")])
 def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_when_it_is_not(images, tmp_path, small_files, limit, file):
     settings = replace(BATCHES, pictures=True)
     small_files(limit)
@@ -228,7 +228,7 @@ def test_merged_shards_are_what_one_process_writes(images, tmp_path):
     merge_predictions(folders, tmp_path / "merged")
     for name in ("predictions.json", "errors.csv"):
         assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert sorted(path.name for path in folders[1].glob("*.png")) == ["0.png", "5.png"]
+    assert sorted(path.name for path in folders[1].glob("*.jpg")) == ["0.jpg", "5.jpg"]
     for shards, expected in {
         (0, 1): r"shards are missing: 2/3; give the folders of all 3",
         (0, 1, 2, 1): r"shard-1: is shard 1/3, which .*shard-1 is as well",
@@ -267,7 +267,7 @@ def test_an_interrupted_picture_leaves_no_part(images, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["settings.json"]
     monkeypatch.undo()
     predict_files(FakeDetector(), images[:2], tmp_path / "out", replace(BATCHES, pictures=True), resume=True)
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["0.png", "1.png"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.jpg")) == ["0.jpg", "1.jpg"]
 
 
 def test_a_name_that_is_no_utf8_or_too_long_loses_no_result(images, tmp_path, capsys):
@@ -286,8 +286,8 @@ def test_a_name_that_is_no_utf8_or_too_long_loses_no_result(images, tmp_path, ca
         assert "bad\\udcff.jpg: not a readable JPEG or PNG" in summary.errors[0]
         assert "bad\\udcfe.avi: OpenCV opens videos whose path is UTF-8 only; rename it" in summary.errors[1]
     assert sorted(Path(row["file"]).name for row in read_rows(output / "json")) == sorted(written)
-    pictures = sorted(path.name for path in (output / "json").glob("*.png"))
-    assert pictures == ["b" * 110 + "-2.png", "b" * 110 + ".png", "caf\ufffd.png", "good.png", "line\nbreak.png"]
+    pictures = sorted(path.name for path in (output / "json").glob("*.jpg"))
+    assert pictures == ["b" * 110 + "-2.jpg", "b" * 110 + ".jpg", "caf\ufffd.jpg", "good.jpg", "line\nbreak.jpg"]
     shown = capsys.readouterr().out
     assert "caf\\udce9.jpg: " in shown
     assert "line\\nbreak.jpg: " in shown
