@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"{args.model}: is no run folder, which knows its data; give --annotations and --images")
     from dh_keras.data.formats.coco import load_coco
     from dh_keras.evaluation.coco_metrics import format_table
-    from dh_keras.inference.detector import Detector, evaluate_detector
+    from dh_keras.inference.detector import Detector
+    from dh_keras.inference.evaluation import evaluate_detector
     from dh_keras.reports.run_data import load_validation
 
     detector = Detector.load(args.model, args.overrides)

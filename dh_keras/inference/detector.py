@@ -3,7 +3,6 @@
 A `ModelDetector` holds a network, a `SavedModelDetector` what was exported of one; both are used as a `Detector`.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -13,12 +12,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from tqdm import tqdm
 
 from dh_keras.data.dataset import CocoDataset
 from dh_keras.data.pipeline import image_dataset
 from dh_keras.errors import DataError
-from dh_keras.evaluation.coco_metrics import evaluate_found
 from dh_keras.evaluation.head_combinations import HEAD_COMBINATIONS
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.inference.photographs import decode_file, is_path, open_photograph
@@ -27,14 +24,14 @@ from dh_keras.inference.prediction.sources import files_of
 from dh_keras.inference.prediction.stream import detect_stream
 from dh_keras.inference.result import Result
 from dh_keras.inference.served import read_served, split_by_image
-from dh_keras.inference.serving_module import LABELS_FILE, ONNX_FILE, SIGNATURE_FILE, ServingModule
+from dh_keras.inference.serving_module import ONNX_FILE, ServingModule
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
 from dh_keras.modeling.folding import inference_copy
 from dh_keras.modeling.keras_hooks import weights_to_come
-from dh_keras.paths import local_folder, to_path
+from dh_keras.paths import to_path
 from dh_keras.pretrained.fetch import published_run
-from dh_keras.run.classes import Category, read_classes
+from dh_keras.run.classes import Category
 from dh_keras.run.run_folder import RunFolder, is_run_folder, open_run
 from dh_keras.run.scores import read_best_scores, scores_of
 from dh_keras.run.weights import load_weights
@@ -113,6 +110,8 @@ class Detector:
 
             return OnnxDetector(path)
         if exported:
+            from dh_keras.inference.saved_model_detector import SavedModelDetector
+
             return SavedModelDetector(path)
         if not path.exists():
             raise DataError(f"{path}: no such folder; expected a run folder or a SavedModel")
@@ -330,52 +329,6 @@ class ModelDetector(Detector):
         return self._strategy.experimental_local_results(self._strategy.run(self.module.detect_images, (one_each,)))
 
 
-class SavedModelDetector(Detector):
-    """What `export_saved_model` wrote.
-
-    Args:
-        path: the folder.
-
-    Raises:
-        DataError: when it is another SavedModel, or damaged.
-    """
-
-    def __init__(self, path: Path):
-        try:
-            with local_folder(path) as folder:
-                self._loaded = tf.saved_model.load(str(folder))  # its functions need it
-            from_bytes = self._loaded.signatures["serving_default"]
-            from_images = self._loaded.signatures["serve_image"]
-            settings, best = read_description(path)
-        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-            raise DataError(
-                f"{path}: not a SavedModel that this package exported: {str(error).splitlines()[0]}"
-            ) from error
-        super().__init__(
-            read_classes(path / "assets" / LABELS_FILE),
-            serve_bytes=lambda image_bytes: from_bytes(image_bytes=image_bytes),
-            serve_images=lambda images: from_images(images=images),
-            **settings,
-        )
-        self.path = path
-        self.best_scores = scores_of(self.categories, best)
-
-
-def read_description(path: Path) -> tuple[dict[str, Any], dict[int, float]]:
-    """From what an export says of itself, settings of a `Detector`, and each class's score to show, by id.
-
-    Raises:
-        OSError, KeyError, ValueError: when it is missing or damaged.
-    """
-    description = json.loads((path / "assets" / SIGNATURE_FILE).read_text(encoding="utf-8"))
-    settings = {
-        "max_detections": description["max_detections"],
-        "size_limits": (description["preprocessing"]["min_size"], description["preprocessing"]["max_size"]),
-        "target": description.get("target", "cpu"),  # before there were targets, canvases were those of a CPU
-    }
-    return settings, {int(number): float(score) for number, score in description.get("best_scores", {}).items()}
-
-
 def _equal_size_batches(
     dataset: CocoDataset, batch_size: int, shard: tuple[int, int], count: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -392,25 +345,3 @@ def _equal_size_batches(
     images = image_dataset(dataset, [index for batch in mine for index in batch]).as_numpy_iterator()
     for batch in mine:
         yield batch, np.stack([next(images)[1] for _ in batch])
-
-
-def detect_with_bar(detector: Detector, dataset: CocoDataset, *, batch_size: int) -> dict[str, list[ImageDetections]]:
-    """Detect in a dataset with every combination of the heads there is, see `Detector.detect_dataset`."""
-    with tqdm(total=len(dataset), unit="image", desc="evaluating") as bar:
-        return detector.detect_dataset(dataset, batch_size=batch_size, by_head=True, on_images=bar.update)
-
-
-def evaluate_detector(detector: Detector, dataset: CocoDataset, *, batch_size: int = 1) -> dict[str, Any]:
-    """COCO metrics of a detector on a dataset, for every combination of the heads if it has all four outputs.
-
-    Args:
-        detector: a loaded detector.
-        dataset: loaded with the detector's categories, or some of them.
-        batch_size: images of equal size that go through the network together.
-
-    Returns:
-        What `evaluate_detections` does, and "by_head": {name of the combination: AP, AP50, ...} where it applies.
-    """
-    found = detect_with_bar(detector, dataset, batch_size=batch_size)
-    found = {name: [entry.among(dataset.categories) for entry in of] for name, of in found.items()}
-    return evaluate_found(dataset, found, max_detections=detector.max_detections)

@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from dh_keras.data.transforms import require_images
 from dh_keras.errors import DataError, UserError, pip_install
-from dh_keras.inference.detector import Detector, read_description
+from dh_keras.inference.detector import Detector
 from dh_keras.inference.photographs import decode_file
+from dh_keras.inference.saved_model_detector import read_description
 from dh_keras.inference.serving_module import LABELS_FILE, ONNX_FILE
 from dh_keras.modeling.ops.indexing import on_host
 from dh_keras.paths import local_file

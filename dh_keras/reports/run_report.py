@@ -9,7 +9,8 @@ from dh_keras.data.dataset import CocoDataset
 from dh_keras.evaluation.coco_metrics import evaluate_found, format_table
 from dh_keras.evaluation.image_detections import ImageDetections
 from dh_keras.files import require_writable, write_text
-from dh_keras.inference.detector import ModelDetector, detect_with_bar
+from dh_keras.inference.detector import ModelDetector
+from dh_keras.inference.evaluation import detect_with_bar
 from dh_keras.modeling.losses import loss_weights
 from dh_keras.reports.confusion import confusion_counts, draw_confusion
 from dh_keras.reports.curves import Row, draw_curves, read_metrics

@@ -14,7 +14,8 @@ from PIL import Image
 from dh_keras.commands import evaluate
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.errors import DataError, WriteError
-from dh_keras.inference.detector import Detector, evaluate_detector
+from dh_keras.inference.detector import Detector
+from dh_keras.inference.evaluation import evaluate_detector
 from dh_keras.inference.served import read_served, split_by_image
 from dh_keras.run.run_folder import open_run
 from dh_keras.serving.export import compare_detectors, export_saved_model, match_detections
@@ -305,7 +306,7 @@ def test_a_run_is_measured_in_batches_of_its_own_key(tiny_run, tiny_shapes, monk
         seen.append(batch_size)
         raise DataError("enough")
 
-    monkeypatch.setattr("dh_keras.inference.detector.evaluate_detector", measure)
+    monkeypatch.setattr("dh_keras.inference.evaluation.evaluate_detector", measure)
     data = ["--annotations", str(tiny_shapes.val_annotations), "--images", str(tiny_shapes.val_images)]
     for options in ([], ["evaluate.batch_size=3"], ["--batch-size", "2", "evaluate.batch_size=3"]):
         with pytest.raises(SystemExit):

@@ -14,7 +14,8 @@ from PIL import Image
 from dh_keras.commands.main import main
 from dh_keras.data.formats.coco import load_coco
 from dh_keras.errors import ConfigError, DataError
-from dh_keras.inference.detector import Detector, evaluate_detector
+from dh_keras.inference.detector import Detector
+from dh_keras.inference.evaluation import evaluate_detector
 from dh_keras.modeling.builder import assemble_detector
 from dh_keras.modeling.constants import LOSS_NAMES
 from dh_keras.reports import run_report

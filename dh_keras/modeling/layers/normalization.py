@@ -57,17 +57,21 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Normalise float [N, H, W, C]; same shape and dtype."""
         use_batch = self.uses_batch(training)
+        at_rest = use_batch and _at_rest.get()
+        moves = use_batch and not at_rest
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,
             self.gamma.value,
             self.beta.value,
-            mean=None if use_batch else self.moving_mean.value,
-            variance=None if use_batch else self.moving_variance.value,
+            mean=None if at_rest else self.moving_mean.value,
+            variance=None if at_rest else self.moving_variance.value,
             epsilon=self.epsilon,
             is_training=use_batch,
+            exponential_avg_factor=1.0 - self.momentum if moves else 1.0,
         )
-        if use_batch:
-            self.move_statistics(mean, variance)
+        if moves:
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
         return outputs
 
     def move_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from dh_keras.modeling.constants import ROI_LEVELS, ROI_OUTPUT_SIZE
-from dh_keras.modeling.ops.roi_align import AxisWeights, lay_out
+from dh_keras.modeling.ops.roi_align import lay_out
+from dh_keras.modeling.ops.roi_align_weights import AxisWeights
 
 # RoIs that are pooled together; their cells are in memory at once, 6 MB for 256 channels and 2 samples per axis.
 _GROUP = 8

@@ -61,6 +61,7 @@ class Workers:
         self._expect_within(READING_SECONDS)
         self._inboxes = {index: queue.SimpleQueue() for index in self._channels}
         self._leaving = threading.Lock()
+        self._losing = threading.Lock()
         self._left = threading.Event()
 
     @property
@@ -159,6 +160,9 @@ class Workers:
                 if aborted:
                     self._lose(f"{self.cluster.name_of_task(*aborted.groups())} does not answer TensorFlow; {_RESTART}")
                 self._tell_and_leave(f"{self.cluster.name(self.index)} stopped: {_one_line(error)}")
+        # A thread that found a worker gone says so before this one ends because of another that left for that reason.
+        if self._losing.acquire(timeout=_REASON_SECONDS):
+            self._losing.release()
         for channel in self._channels.values():
             channel.close()
 
@@ -195,8 +199,9 @@ class Workers:
             self._send_all(Message("beat"))
 
     def _lose(self, line: str) -> None:
-        if self._tell_and_leave(line):
-            self._on_loss(line)
+        with self._losing:
+            if self._tell_and_leave(line):
+                self._on_loss(line)
 
     def _tell_and_leave(self, line: str) -> bool:
         """Tell the others why this process ends; False when it is ending already."""
