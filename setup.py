@@ -15,7 +15,7 @@ EXTRAS = {
 }
 EXTRAS["test"] = [
     "pytest>=8,<10",
-    "pytest-xdist>=3.6,<4",
+    "pytest-xdist>=3.7,<4",
     "ruff>=0.12",
     "playwright>=1.50,<2",
     "nbclient>=0.10,<1",

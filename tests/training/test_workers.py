@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import tensorflow as tf
@@ -127,6 +128,29 @@ def test_a_worker_that_vanishes_is_named_on_all_others(dying):
         assert lost[index].startswith(f"worker {dying} ({addresses[dying]}) is gone"), lost
         assert "--resume" in lost[index]
         assert isinstance(results[index], TrainingError)
+
+
+def test_the_worker_that_is_gone_is_named_also_where_another_that_left_for_it_is_missed_first(monkeypatch):
+    tell = Workers._tell_and_leave
+
+    def tell_slowly(met, line):
+        told = tell(met, line)
+        if told and met.is_chief:
+            time.sleep(0.5)  # time for worker 1 to leave, and for the chief to miss it
+        return told
+
+    monkeypatch.setattr(Workers, "_tell_and_leave", tell_slowly)
+
+    def act(met):
+        met.agree({})
+        if met.index == 2:
+            met._left.set()
+            met._channels[0].close()
+            return
+        met.broadcast() if not met.is_chief else met.gather(b"")
+
+    _, lost, addresses = play(3, act)
+    assert lost[0].startswith(f"worker 2 ({addresses[2]}) is gone")
 
 
 def test_a_worker_that_falls_silent_is_lost(monkeypatch):
