@@ -160,9 +160,6 @@ class Workers:
                 if aborted:
                     self._lose(f"{self.cluster.name_of_task(*aborted.groups())} does not answer TensorFlow; {_RESTART}")
                 self._tell_and_leave(f"{self.cluster.name(self.index)} stopped: {_one_line(error)}")
-        # A thread that found a worker gone says so before this one ends because of another that left for that reason.
-        if self._losing.acquire(timeout=_REASON_SECONDS):
-            self._losing.release()
         for channel in self._channels.values():
             channel.close()
 
@@ -199,7 +196,7 @@ class Workers:
             self._send_all(Message("beat"))
 
     def _lose(self, line: str) -> None:
-        with self._losing:
+        with self._losing:  # whoever leaves for this reason is missed when it has been said
             if self._tell_and_leave(line):
                 self._on_loss(line)
 
