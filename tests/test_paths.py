@@ -262,7 +262,7 @@ def test_training_to_export_happens_elsewhere(shapes, memory, tiny_overrides, qu
     main(["predict", export, places[3], f"{places[3]}/*.jpg", "--output", "memory://out", "--score", "0"])
     predictions = json.loads(memory.cat("/out/predictions.json"))
     assert [row["file"] for row in predictions] == [f"{places[3]}/{i:06d}.jpg" for i in range(1, 7)]
-    assert len(memory.glob("/out/*.png")) == 6
+    assert len(memory.glob("/out/*.jpg")) == 6
 
     models = [assemble_detector(run.config.model, num_classes=3, seed=seed) for seed in (1, 2)]
     assert initialize_weights(models[0], str(run.path), run.categories) == []

@@ -405,4 +405,4 @@ def test_the_scripts_work_together_and_import_nothing_idle(tiny_run, tiny_shapes
     assert result.returncode == 0, result.stderr[-2000:]
     assert "nothing above 1.00; the best is" in result.stdout
     assert result.stdout.endswith("imported:\n")
-    assert (tmp_path / "p" / "a.png").is_file()
+    assert (tmp_path / "p" / "a.jpg").is_file()
