@@ -18,7 +18,6 @@ from dh_keras.benchmark.machine import median_ms
 from dh_keras.benchmark.operations import compile_graph, multiply_adds, roi_align_multiply_adds
 from dh_keras.modeling.detections import class_probs, surviving_rois
 from dh_keras.modeling.double_head_rcnn import DoubleHeadRCNN
-from dh_keras.modeling.ops.machine import for_gpu
 from dh_keras.modeling.ops.roi_align import pooling_order
 
 STAGES = ("backbone", "fpn", "rpn", "proposals", "roi_align", "fc_head", "conv_head", "detections")
@@ -126,10 +125,8 @@ class _Stages:
             anchors = detector.anchors(pyramid)
             found = detector.propose(objectness_logits, anchor_deltas, anchors, image_sizes, training=False)
             rois, image_index = found.flat()
-            if for_gpu():
-                return rois, image_index
             order = pooling_order(rois, image_index)
-            return tf.gather(rois, order), tf.gather(image_index, order)
+            return (rois, image_index) if order is None else (tf.gather(rois, order), tf.gather(image_index, order))
 
         features = self.run("backbone", backbone, batch["images"], batch["image_sizes"])
         pyramid = self.run("fpn", lambda features: detector.fpn(features), features)

@@ -217,10 +217,8 @@ def image_dataset(dataset: CocoDataset, indices: Iterable[int]) -> tf.data.Datas
     read = _image_reader(dataset)
     rows = tf.data.Dataset.from_tensor_slices(np.asarray(list(indices), np.int32))
     images = rows.map(lambda index: (index, read(index)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    # Nothing is tuned: that takes time of the network's cores, and an iterator's end waits for it, a second at times.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return _finish(images).with_options(options)
+    # Tuning takes time of the network's cores, and an iterator's end waits for it, a second at times.
+    return _finish(images, tuned=False)
 
 
 def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -> str | None:
@@ -249,9 +247,10 @@ def find_bad_image(dataset: CocoDataset, indices: Iterable[int] | None = None) -
     return None
 
 
-def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def _finish(dataset: tf.data.Dataset, *, tuned: bool = True) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = tuned
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 

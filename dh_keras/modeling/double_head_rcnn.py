@@ -17,7 +17,6 @@ from dh_keras.modeling.constants import PYRAMID_LEVELS
 from dh_keras.modeling.detections import Detections, class_probs, select_detections, surviving_rois
 from dh_keras.modeling.keras_hooks import own_random_numbers
 from dh_keras.modeling.layers.recomputation import recomputed
-from dh_keras.modeling.ops.machine import for_gpu
 from dh_keras.modeling.ops.roi_align import pooling_order
 from dh_keras.modeling.precision import layer_precision
 from dh_keras.modeling.proposals import Proposals, generate_proposals, pyramid_anchors
@@ -248,8 +247,8 @@ class DoubleHeadRCNN(TrainingStep):
         pyramid = self.extract_features(inputs, training=training)
         proposals, rois, image_index = self.propose_rois(pyramid, inputs["image_sizes"], training=training)
         rows = {"rois": rois, "image_index": image_index}
-        if reordered := not (training or for_gpu()):
-            order = pooling_order(rois, image_index)
+        order = None if training else pooling_order(rois, image_index)
+        if order is not None:
             rows = {**_take(rows, order), "order": order}
         if self.variant.scores_before_boxes and not training:
             rows |= self.run_heads(pyramid, rows["rois"], rows["image_index"], training=False, kinds=("fc",))
@@ -257,7 +256,7 @@ class DoubleHeadRCNN(TrainingStep):
             rows |= self.run_heads(pyramid, rows["rois"], rows["image_index"], training=False, kinds=("conv",))
         else:
             rows |= self.run_heads(pyramid, rows["rois"], rows["image_index"], training=training)
-        if reordered:  # back, because of equal scores the better proposal's counts
+        if order is not None:  # back, because of equal scores the better proposal's counts
             rows = _take(rows, tf.argsort(rows.pop("order")))
         return {"proposals": proposals, **rows}
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from dh_keras.modeling.constants import LEVEL_STRIDES, RPN_DELTA_WEIGHTS
 from dh_keras.modeling.ops.anchors import anchors_on_canvas, grid_anchors
-from dh_keras.modeling.ops.boxes import clip_boxes, decode_boxes
+from dh_keras.modeling.ops.boxes import clip_boxes, corners, decode_boxes
 from dh_keras.modeling.ops.nms import NO_OVERLAP, move_apart, nms
 
 
@@ -72,25 +72,24 @@ def generate_proposals(
         `Proposals` with P = min(post_nms, candidates). No gradient flows to the RPN.
     """
     on_canvas = anchors_on_canvas(anchors, image_sizes)
-    best = []  # scores, deltas and anchors of each level
+    counts, best = [], []  # best: scores, deltas and anchors of each level
     for level, logits in objectness_logits.items():
         logits = tf.where(on_canvas[level], tf.stop_gradient(logits), float("-inf"))
-        scores, indices = tf.math.top_k(logits, k=tf.minimum(pre_nms, tf.shape(anchors[level])[0]))
+        counts.append(tf.minimum(pre_nms, tf.shape(anchors[level])[0]))
+        scores, indices = tf.math.top_k(logits, k=counts[-1])
         deltas = tf.gather(tf.stop_gradient(anchor_deltas[level]), indices, batch_dims=1)
         best.append((scores, deltas, tf.gather(anchors[level], indices)))
-    scores_per_level = [scores for scores, _, _ in best]
     scores, deltas, sources = (tf.concat(of_levels, axis=1) for of_levels in zip(*best, strict=True))
     boxes = clip_boxes(decode_boxes(deltas, sources, weights=RPN_DELTA_WEIGHTS), image_sizes, geometry=geometry)
     # An anchor that was clipped away altogether has no area left and must never be kept.
-    start, end = tf.split(boxes, 2, axis=-1)
+    start, end = corners(boxes)
     scores = tf.where(tf.reduce_all(end > start, axis=-1), scores, float("-inf"))
 
     # Of what every level keeps, the best over all levels are those that one pass over all of them keeps first.
-    boxes_per_level = tf.split(boxes, [tf.shape(one)[1] for one in scores_per_level], axis=1)
     limits = {"max_output": tf.minimum(post_nms, tf.shape(scores)[1]), "iou_threshold": max(nms_iou, NO_OVERLAP)}
     kept, valid = tf.map_fn(
         lambda image: nms(*image, **limits),
-        (move_apart(boxes_per_level), scores),
+        (move_apart(tf.split(boxes, counts, axis=1)), scores),
         fn_output_signature=(tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.bool)),
     )
     boxes = tf.gather(boxes, kept, batch_dims=1)

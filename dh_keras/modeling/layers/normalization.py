@@ -57,29 +57,20 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Normalise float [N, H, W, C]; same shape and dtype."""
         use_batch = self.uses_batch(training)
-        at_rest = use_batch and _at_rest.get()
-        moves = use_batch and not at_rest
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,
             self.gamma.value,
             self.beta.value,
-            mean=None if at_rest else self.moving_mean.value,
-            variance=None if at_rest else self.moving_variance.value,
+            mean=self.moving_mean.value,
+            variance=self.moving_variance.value,
             epsilon=self.epsilon,
             is_training=use_batch,
-            exponential_avg_factor=1.0 - self.momentum if moves else 1.0,
+            exponential_avg_factor=1.0 - self.momentum if use_batch else 1.0,
         )
-        if moves:
+        if use_batch and not _at_rest.get():
             self.moving_mean.assign(mean)
             self.moving_variance.assign(variance)
         return outputs
-
-    def move_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
-        """Let the moving statistics follow those of a batch, float32 [C] each, the variance unbiased."""
-        if _at_rest.get():
-            return
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving.value * self.momentum + value * (1.0 - self.momentum))
 
 
 @keras.saving.register_keras_serializable(package="dh_keras")
@@ -101,10 +92,17 @@ class SyncBatchNormalization(FusedBatchNormalization):
         if not self.uses_batch(training) or context is None or context.num_replicas_in_sync == 1:
             return super().call(inputs, training=training)
         mean, variance, count = self._global_moments(tf.cast(inputs, tf.float32), context)
-        self.move_statistics(mean, variance * count / tf.maximum(count - 1.0, 1.0))
+        self._move_statistics(mean, variance * count / tf.maximum(count - 1.0, 1.0))
         scale = self.gamma.value * tf.math.rsqrt(variance + self.epsilon)
         outputs = (tf.cast(inputs, tf.float32) - mean) * scale + self.beta.value
         return tf.cast(outputs, inputs.dtype)
+
+    def _move_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        """Let the moving statistics follow those of a batch, float32 [C] each, the variance unbiased."""
+        if _at_rest.get():
+            return
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving.value * self.momentum + value * (1.0 - self.momentum))
 
     def _global_moments(self, inputs: tf.Tensor, context: tf.distribute.ReplicaContext) -> tuple[tf.Tensor, ...]:
         """Mean and biased variance [C], and the number of pixels."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from dh_keras.modeling.constants import LEVEL_STRIDES, SIZE_DIVISOR
+from dh_keras.modeling.ops.boxes import corners
 from dh_keras.modeling.ops.cell_anchors import cell_anchors
 from dh_keras.modeling.ops.indexing import count_up
 
@@ -42,7 +43,7 @@ def anchors_inside(anchors: tf.Tensor, image_sizes: tf.Tensor) -> tf.Tensor:
         bool [B, N].
     """
     sizes = tf.expand_dims(tf.cast(image_sizes, anchors.dtype), 1)
-    start, end = tf.split(anchors, 2, axis=1)
+    start, end = corners(anchors)
     return tf.reduce_all(start >= 0.0, axis=-1) & tf.reduce_all(end <= sizes, axis=-1)
 
 
@@ -60,7 +61,7 @@ def anchors_on_canvas(anchors: dict[str, tf.Tensor], image_sizes: tf.Tensor) -> 
     on_canvas = {}
     for level, boxes in anchors.items():
         stride = LEVEL_STRIDES[level]
-        start, end = tf.split(boxes, 2, axis=1)
+        start, end = corners(boxes)
         # Centres are at the start of a cell or in its middle; a little more keeps rounding from moving one out of it.
         cells = tf.floor((start + end) / (2.0 * stride) + 0.01)
         on_canvas[level] = tf.reduce_all(cells * stride < canvases, axis=-1)

@@ -14,13 +14,13 @@ MAX_LOG_SIZE = math.log(1000.0 / 16.0)
 
 def box_area(boxes: tf.Tensor) -> tf.Tensor:
     """Areas [...] in square pixels of boxes [..., 4]; an inverted box has area 0."""
-    start, end = _corners(boxes)
+    start, end = corners(boxes)
     height, width = tf.unstack(tf.maximum(end - start, 0.0), num=2, axis=-1)
     return height * width
 
 
-def _corners(boxes: tf.Tensor) -> list[tf.Tensor]:
-    """(y1, x1) and (y2, x2), [..., 2] each. Two slices would be eight operations instead of two."""
+def corners(boxes: tf.Tensor) -> list[tf.Tensor]:
+    """(y1, x1) and (y2, x2) of boxes [..., 4], [..., 2] each. Two slices would be eight operations instead of two."""
     return tf.split(boxes, 2, axis=-1)
 
 
@@ -67,7 +67,7 @@ def clip_boxes(boxes: tf.Tensor, image_sizes: tf.Tensor, *, geometry: str = "con
 
 def scale_boxes(boxes: tf.Tensor, factor: float) -> tf.Tensor:
     """Scale boxes [..., 4] by a factor about their centres; not clipped (the authors' RoI expansion)."""
-    start, end = _corners(boxes)
+    start, end = corners(boxes)
     centre = (start + end) / 2.0
     half = (end - start) / 2.0 * factor
     return tf.concat([centre - half, centre + half], axis=-1)
@@ -84,8 +84,8 @@ def encode_boxes(boxes: tf.Tensor, anchors: tf.Tensor, *, weights: tuple[float, 
     Returns:
         float32 [..., 4] deltas (dy, dx, dh, dw), unitless.
     """
-    start, end = _corners(boxes)
-    anchor_start, anchor_end = _corners(anchors)
+    start, end = corners(boxes)
+    anchor_start, anchor_end = corners(anchors)
     anchor_size = anchor_end - anchor_start
     shift = ((start + end) - (anchor_start + anchor_end)) / 2.0 / anchor_size
     return tf.concat([shift, tf.math.log((end - start) / anchor_size)], axis=-1) * tf.constant(weights, boxes.dtype)
@@ -103,7 +103,7 @@ def decode_boxes(deltas: tf.Tensor, anchors: tf.Tensor, *, weights: tuple[float,
         float32 [..., 4] boxes, pixels, not clipped.
     """
     shift, log_size = tf.split(deltas / tf.constant(weights, deltas.dtype), 2, axis=-1)
-    start, end = _corners(anchors)
+    start, end = corners(anchors)
     anchor_size = end - start
     centre = (start + end) / 2.0 + shift * anchor_size
     half = tf.exp(tf.minimum(log_size, MAX_LOG_SIZE)) * anchor_size / 2.0

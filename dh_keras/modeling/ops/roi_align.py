@@ -42,8 +42,8 @@ def roi_levels(rois: tf.Tensor, *, levels: Sequence[str] = ROI_LEVELS) -> tf.Ten
     return tf.reduce_sum(tf.cast(tf.expand_dims(level, 1) >= coarser, tf.int64), axis=1)
 
 
-def pooling_order(rois: tf.Tensor, image_index: tf.Tensor) -> tf.Tensor:
-    """Indices int32 [R] that put those of one level and image next to each other, from top to bottom.
+def pooling_order(rois: tf.Tensor, image_index: tf.Tensor) -> tf.Tensor | None:
+    """Indices int32 [R] that put those of one level and image next to each other, from top to bottom; None for a GPU.
 
     One after the other they read the same cells, which a CPU's cache still holds then. In the order of their scores,
     the product of 1000 RoIs takes twice as long.
@@ -52,6 +52,8 @@ def pooling_order(rois: tf.Tensor, image_index: tf.Tensor) -> tf.Tensor:
         rois: float32 [R, 4], pixels.
         image_index: integers [R].
     """
+    if for_gpu():
+        return None
     image_index = tf.cast(image_index, tf.int64)
     group = roi_levels(rois) * (tf.reduce_max(image_index) + 1) + image_index
     top, _, bottom, _ = tf.unstack(rois, num=4, axis=1)
